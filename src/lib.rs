@@ -1,0 +1,1 @@
+//! qtuned finds the int8 qconfig of a trained network that keeps an accuracy budget.

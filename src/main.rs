@@ -1,0 +1,3 @@
+//! The `qtuned` command.
+
+fn main() {}
