@@ -1,19 +1,15 @@
 //! qtuned finds the int8 qconfig of a trained network that keeps an accuracy budget.
 //!
 //! A network comes in as ONNX ([`onnx`]) and becomes a [`graph`] whose groups can each run in fp32 or int8. A
-//! [`job`] says what is searched; the trials of a [`search`] are kept in the [`store`].
+//! [`job`] says what is searched; the next qconfig of a [`search`] follows from its trials.
 
-pub mod cli;
 pub mod dataset;
 pub mod evaluate;
 pub mod graph;
 pub mod job;
 pub mod onnx;
-pub mod output;
 pub mod pareto;
 pub mod pipeline;
 pub mod quant;
-pub mod runner;
 pub mod search;
 pub mod sensitivity;
-pub mod store;
