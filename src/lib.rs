@@ -13,3 +13,4 @@ pub mod pipeline;
 pub mod quant;
 pub mod search;
 pub mod sensitivity;
+pub mod store;
