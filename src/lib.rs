@@ -4,6 +4,7 @@
 
 pub mod evaluate;
 pub mod graph;
+pub mod kernels;
 pub mod onnx;
 pub mod pareto;
 pub mod pipeline;
