@@ -44,8 +44,9 @@ pub struct IntegerEpilogue {
 }
 
 impl FloatEpilogue {
+    /// `min(max(x, min), max)`; a NaN becomes `min`.
     #[inline(always)]
-    pub(super) fn clip(&self, x: f32) -> f32 {
+    pub fn clip(&self, x: f32) -> f32 {
         let x = if x > self.min { x } else { self.min };
         if x < self.max { x } else { self.max }
     }
