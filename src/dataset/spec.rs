@@ -50,9 +50,9 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdxFiles {
-    /// u8 pixels, [N, H, W] or [N, H, W, C].
+    /// u8 pixels, `[N, H, W]` or `[N, H, W, C]`.
     pub images: PathBuf,
-    /// Integer labels, [N].
+    /// Integer labels, `[N]`.
     pub labels: PathBuf,
 }
 
@@ -62,10 +62,10 @@ pub struct IdxFiles {
 pub struct NpzFile {
     /// The archive.
     pub file: PathBuf,
-    /// Name of the uint8 array [N, H, W] or [N, H, W, C].
+    /// Name of the uint8 array `[N, H, W]` or `[N, H, W, C]`.
     #[serde(default = "default_images_array")]
     pub images: String,
-    /// Name of the integer array [N] or [N, 1].
+    /// Name of the integer array `[N]` or `[N, 1]`.
     #[serde(default = "default_labels_array")]
     pub labels: String,
 }

@@ -129,7 +129,7 @@ impl Table {
     }
 }
 
-/// u8 samples of one shape, [N, H, W, C].
+/// u8 samples of one shape, `[N, H, W, C]`.
 #[derive(Debug)]
 pub(super) struct PixelArray {
     bytes: Vec<u8>,
