@@ -2,6 +2,7 @@
 //!
 //! A network comes in as ONNX ([`onnx`]) and becomes a [`graph`] whose groups can each run in fp32 or int8.
 
+pub mod dataset;
 pub mod engine;
 pub mod evaluate;
 pub mod graph;
