@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+pub(crate) use compile::carries;
 pub use run::Seen;
 pub use weights::QuantizedWeight;
 

@@ -2,6 +2,7 @@
 //!
 //! A network comes in as ONNX ([`onnx`]) and becomes a [`graph`] whose groups can each run in fp32 or int8.
 
+pub mod cancel;
 pub mod dataset;
 pub mod engine;
 pub mod evaluate;
@@ -10,6 +11,7 @@ pub mod kernels;
 pub mod onnx;
 pub mod pareto;
 pub mod pipeline;
+pub mod ptq;
 pub mod quant;
 pub mod search;
 pub mod sensitivity;
