@@ -1,16 +1,22 @@
 //! qtuned finds the int8 qconfig of a trained network that keeps an accuracy budget.
 //!
 //! A network comes in as ONNX ([`onnx`]) and becomes a [`graph`] whose groups can each run in fp32 or int8. A
-//! [`job`] says what is searched; the next qconfig of a [`search`] follows from its trials.
+//! [`job`] says what is searched; the next qconfig of a [`search`] follows from its trials, which the [`store`]
+//! keeps.
 
+pub mod cancel;
 pub mod dataset;
+pub mod engine;
 pub mod evaluate;
 pub mod graph;
 pub mod job;
+pub mod kernels;
 pub mod onnx;
 pub mod pareto;
 pub mod pipeline;
+pub mod ptq;
 pub mod quant;
 pub mod search;
 pub mod sensitivity;
+pub mod sqnr;
 pub mod store;

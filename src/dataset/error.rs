@@ -57,7 +57,7 @@ pub enum DatasetError {
         problem: String,
     },
     /// A key of the job's `data:` section has a value that cannot be.
-    #[error("{key}: {problem}")]
+    #[error("data.{key}: {problem}")]
     Key {
         /// Path of the key below `data:`.
         key: &'static str,

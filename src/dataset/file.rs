@@ -54,9 +54,9 @@ pub(super) fn inflated_limit(compressed: u64) -> u64 {
 /// file can hold: a claim above it fails before anything is allocated.
 pub(super) fn read_array(reader: &mut impl Read, dims: &[u64], item_bytes: u64, limit: u64) -> Result<Vec<u8>, Fault> {
     let claimed = dims.iter().try_fold(item_bytes, |bytes, &dim| bytes.checked_mul(dim));
-    let shape = || format!("{dims:?} of {item_bytes} bytes each");
+    let shape = || format!("{dims:?} items of {item_bytes} bytes");
     let Some(claimed) = claimed.filter(|&bytes| bytes <= limit) else {
-        let problem = format!("header claims {}, the file holds at most {limit} bytes", shape());
+        let problem = format!("claims {}, the file holds at most {limit} bytes", shape());
         return Err(Fault::new("header", problem));
     };
     if claimed > MAX_ARRAY_BYTES {

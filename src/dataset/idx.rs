@@ -181,7 +181,7 @@ mod tests {
         gzip.write_all(&idx(8, &[u32::MAX, 28, 28], &[])).unwrap();
         std::fs::write(&path, gzip.finish().unwrap()).unwrap();
         let error = read_images(&path).unwrap_err().to_string();
-        assert!(error.contains("header claims [4294967295, 28, 28]"), "{error}");
+        assert!(error.contains("claims [4294967295, 28, 28]"), "{error}");
     }
 
     #[test]
@@ -203,7 +203,21 @@ mod tests {
             labels_of(&idx(8, &[1, 1], &[0])).unwrap_err(),
             labels_of(&idx(9, &[2], &[0, 255])).unwrap_err(),
         ];
-        insta::assert_snapshot!(faults.map(message).join("\n"), @"");
+        insta::assert_snapshot!(faults.map(message).join("\n"), @r#"
+        a.idx: byte 0: expected the IDX magic (0, 0, a type, a rank) or a gzip file of it, found []
+        a.idx: byte 0: expected the IDX magic (0, 0, a type, a rank) or a gzip file of it, found [80, 75, 3, 4]
+        a.idx: byte 2: expected an item type of 8, 9, 11 or 12, found 13
+        a.idx: byte 3: expected a rank from 1 to 4, found 9
+        a.idx: byte 4: expected 2 dimensions, the file ends
+        a.idx: header: claims [100, 28, 28] items of 1 bytes, the file holds at most 26 bytes
+        a.idx: header: claims [4294967295, 4294967295, 4294967295, 4294967295] items of 1 bytes, the file holds at most 20 bytes
+        a.idx: data: header claims 4 bytes ([4] items of 1 bytes), found 3
+        a.idx: data: header claims 4 bytes ([4] items of 1 bytes), found more
+        a.idx: byte 2: expected u8 pixels, found I8
+        a.idx: shape: expected [N, H, W] or [N, H, W, C], found [1]
+        a.idx: byte 3: expected labels of rank 1, found rank 2
+        a.idx: label 1: expected a label from 0 to 2147483646, found -1
+        "#);
     }
 
     proptest! {

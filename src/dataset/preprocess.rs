@@ -147,8 +147,8 @@ impl Normalizer {
             1 => Ok(vec![values[0] as f32; channels]),
             count if count == channels => Ok(values.iter().map(|&value| value as f32).collect()),
             count => {
-                let lengths = if channels == 1 { "1".to_owned() } else { format!("1 or {channels}") };
-                let problem = format!("expected {lengths} values, found {count}");
+                let wanted = if channels == 1 { "1 value".to_owned() } else { format!("1 or {channels} values") };
+                let problem = format!("expected {wanted}, found {count}");
                 Err(DatasetError::Key { key, problem })
             }
         };

@@ -129,7 +129,7 @@ impl Table {
     }
 }
 
-/// u8 samples of one shape, [N, H, W, C].
+/// u8 samples of one shape, `[N, H, W, C]`.
 #[derive(Debug)]
 pub(super) struct PixelArray {
     bytes: Vec<u8>,
@@ -143,9 +143,9 @@ impl PixelArray {
     /// `bytes` has as many bytes as `dims` say.
     pub(super) fn new(bytes: Vec<u8>, dims: &[u64]) -> Result<PixelArray, Fault> {
         let dims: Vec<usize> = dims.iter().map(|&dim| dim as usize).collect();
-        let (count, height, width, channels) = match dims.as_slice() {
-            &[count, height, width] => (count, height, width, 1),
-            &[count, height, width, channels] => (count, height, width, channels),
+        let (count, height, width, channels) = match *dims.as_slice() {
+            [count, height, width] => (count, height, width, 1),
+            [count, height, width, channels] => (count, height, width, channels),
             _ => {
                 let problem = format!("expected [N, H, W] or [N, H, W, C], found {dims:?}");
                 return Err(Fault::new("shape", problem));
@@ -167,8 +167,8 @@ impl PixelArray {
 /// A label, if the value can be one.
 pub(super) fn to_label(value: i128) -> Result<u32, String> {
     match i32::try_from(value) {
-        Ok(label) if label >= 0 && label < i32::MAX => Ok(label as u32),
-        _ => Err(format!("expected a label from 0, found {value}")),
+        Ok(label) if (0..i32::MAX).contains(&label) => Ok(label as u32),
+        _ => Err(format!("expected a label from 0 to {}, found {value}", i32::MAX - 1)),
     }
 }
 
@@ -193,7 +193,7 @@ fn read_csv(path: &Path) -> Result<Table, DatasetError> {
     let column = |name: &str| {
         header.iter().position(|title| title == name).ok_or_else(|| {
             let found: Vec<_> = header.iter().collect();
-            let problem = format!("expected a column `{name}`, found {}", found.join(", "));
+            let problem = format!("expected a column `{name}`, found `{}`", found.join(","));
             wrong("line 1".to_owned(), problem)
         })
     };

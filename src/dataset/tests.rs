@@ -215,7 +215,28 @@ fn lists_that_cannot_be_say_where() {
     ] {
         errors.push(open_failure(folder.path(), &format!("{{images: {images}, split: {{calibrate: 1}}}}")));
     }
-    insta::assert_snapshot!(errors.join("\n"), @"");
+    insta::assert_snapshot!(errors.join("\n"), @r#"
+    bad.csv: line 1: expected a column `file`, found ``
+    bad.csv: samples: expected at least one, found none
+    bad.csv: line 1: expected a column `file`, found `picture,label`
+    bad.csv: line 2, column label: expected an integer, found `cat`
+    bad.csv: line 3, column label: expected a label from 0 to 2147483646, found -1
+    bad.csv: line 2, column label: expected an integer, found `1.0`
+    bad.csv: line 2, column label: expected a label from 0 to 2147483646, found 99999999999
+    bad.csv: line 3: `0.png` is listed in line 2 already
+    failed to read the csv file bad.csv: CSV error: record 2 (line: 3, byte: 19): found record with 1 fields, but the previous record has 2 fields
+    bad.csv: line 2, column file: expected a path, found nothing
+    failed to read gone.png: No such file or directory (os error 2)
+    data.split.search: calibrate and certify take all 1 samples, none is left
+    failed to read gone.csv: No such file or directory (os error 2)
+    failed to read .: it is a folder
+    failed to read gone: No such file or directory (os error 2)
+    empty/class: image folder: expected one sub-folder for each class, found none
+    empty/class: image folder: expected jpg, jpeg, png, webp or bmp files, found none
+    deep/class/more: image folder: expected pictures right below a class, found a folder
+    failed to read all.csv: invalid Zip archive: Could not find central directory end
+    all.csv: byte 0: expected the IDX magic (0, 0, a type, a rank) or a gzip file of it, found [108, 97, 98, 101]
+    "#);
 }
 
 #[test]
@@ -245,7 +266,17 @@ fn pictures_that_cannot_be_are_named() {
     let dataset = Dataset::open(&spec(yaml), folder.path()).unwrap();
     errors.push(failure(folder.path(), dataset.load(Part::Calibrate, 0)));
     errors.push(failure(folder.path(), dataset.load(Part::Certify, 0)));
-    insta::assert_snapshot!(errors.join("\n"), @"");
+    insta::assert_snapshot!(errors.join("\n"), @r#"
+    failed to decode the picture bad: The image format could not be determined
+    failed to decode the picture bad: The image format Gif is not supported
+    bad: expected an end marker, the jpeg is cut short
+    failed to decode the picture bad: unexpected end of file
+    bad: expected 8 bits a channel, found Rgb16
+    bad: expected at least 65x65 pixels for center_crop, found 64x64
+    data.preprocess.mean: expected 1 or 3 values, found 2
+    0.png: expected height, width and channels [64, 64, 3] as the first sample has, found [5, 6, 3]
+    sample 0 of certify was asked for, there are 0
+    "#);
 }
 
 proptest! {

@@ -106,7 +106,25 @@ fn faults_say_where_and_what() {
         labels_of("<i2", "(2,)", &[1, 0, 0xff, 0xff]),
         labels_of("<u8", "(1,)", &[0xff; 8]),
     ];
-    insta::assert_snapshot!(faults.map(message).join("\n"), @"");
+    insta::assert_snapshot!(faults.map(message).join("\n"), @r#"
+    a.npz: header: expected an npy header, the data ends
+    a.npz: header: expected the npy magic (147, NUMPY)
+    a.npz: header: expected npy version 1, 2 or 3, found 9
+    a.npz: header: expected at most 65536 bytes, found 4294967295
+    a.npz: header: expected {'descr': a plain dtype, 'fortran_order': a bool, 'shape': a tuple}, found "[[[[[[[["
+    a.npz: header: expected {'descr': a plain dtype, 'fortran_order': a bool, 'shape': a tuple}, found "{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (1,)}"
+    a.npz: header: claims [1000000000000, 28, 28] items of 1 bytes, the file holds at most 88 bytes
+    a.npz: data: header claims 4 bytes ([4] items of 1 bytes), found 3
+    a.npz: data: header claims 4 bytes ([4] items of 1 bytes), found more
+    a.npz: dtype: expected dtype uint8 (|u1), found <f4
+    a.npz: shape: expected [N, H, W] or [N, H, W, C], found [1]
+    a.npz: shape: expected no empty side, found [0, 1, 1]
+    a.npz: order: expected C order, found Fortran order: save numpy.ascontiguousarray of it
+    a.npz: dtype: expected an integer dtype, found <f4
+    a.npz: shape: expected [N] or [N, 1], found [1, 2]
+    a.npz: label 1: expected a label from 0 to 2147483646, found -1
+    a.npz: label 0: expected a label from 0 to 2147483646, found 18446744073709551615
+    "#);
 }
 
 #[test]
@@ -123,8 +141,8 @@ fn a_missing_array_is_named_with_those_that_are_there() {
         let spec = NpzFile { images: images.to_owned(), ..spec(file.clone()) };
         read(&spec).unwrap_err().to_string().replace(&file.display().to_string(), "a.npz")
     };
-    insta::assert_snapshot!(error("x"), @"");
-    insta::assert_snapshot!(error("images"), @"");
+    insta::assert_snapshot!(error("x"), @r#"a.npz: array `x`, name: no such array, the file holds: images, labels"#);
+    insta::assert_snapshot!(error("images"), @r#"a.npz: array `images`, header: expected the npy magic (147, NUMPY)"#);
 }
 
 proptest! {

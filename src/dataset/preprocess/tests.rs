@@ -38,13 +38,13 @@ fn a_crop_leaves_the_larger_margin_below_and_to_the_right() {
     assert_eq!(crop(1, 2).unwrap(), [6, 7]);
     assert_eq!(crop(2, 3).unwrap(), [6, 7, 8, 11, 12, 13]);
     assert_eq!(crop(4, 5).unwrap(), picture(4, 5).pixels);
-    insta::assert_snapshot!(crop(4, 6).unwrap_err(), @"");
+    insta::assert_snapshot!(crop(4, 6).unwrap_err(), @r#"expected at least 4x6 pixels for center_crop, found 4x5"#);
 }
 
 #[test]
 fn a_thin_picture_may_not_grow_without_limit() {
     let error = geometry(&short_side(16_384)).apply(picture(1, 60_000)).unwrap_err();
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @r#"resizing 1x60000 to 16384x983040000 takes 16106127360000 bytes, expected at most 536870912"#);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn channels_are_converted_as_pillow_does() {
     assert_eq!(convert(Channels::Rgb, &picture(1, 2)).unwrap(), (3, vec![0, 0, 0, 1, 1, 1]));
     assert_eq!(convert(Channels::Gray, &picture(1, 2)).unwrap(), (1, vec![0, 1]));
     let four = Picture { pixels: vec![0; 4], height: 1, width: 1, channels: 4 };
-    insta::assert_snapshot!(convert(Channels::Rgb, &four).unwrap_err(), @"");
+    insta::assert_snapshot!(convert(Channels::Rgb, &four).unwrap_err(), @r#"expected 1 or 3 channels to make Rgb of, found 4"#);
 }
 
 #[test]
@@ -109,7 +109,17 @@ fn numbers_that_cannot_be_are_named() {
         error(|spec| spec.scale = 0.0, 1),
         error(|spec| spec.scale = 3e38, 1),
     ];
-    insta::assert_snapshot!(errors.join("\n"), @"");
+    insta::assert_snapshot!(errors.join("\n"), @r#"
+    data.preprocess.std: expected finite numbers other than 0, found 0
+    data.preprocess.std: expected finite numbers other than 0, found 0
+    data.preprocess.mean: expected 1 or 3 values, found 2
+    data.preprocess.mean: expected 1 value, found 3
+    data.preprocess.mean: expected 1 value, found 0
+    data.preprocess.mean: expected finite numbers, found NaN
+    data.preprocess.scale: expected a finite number other than 0, found inf
+    data.preprocess.scale: expected a finite number other than 0, found 0
+    data.preprocess: scale, mean and std give values that are not finite
+    "#);
 }
 
 #[test]
