@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::{
+    quant::QConfigFile,
     search::{Finish, Key, Trial},
     sensitivity::GroupSensitivity,
 };
@@ -66,6 +67,8 @@ pub struct TrialFacts {
     pub fp32_names: Vec<String>,
     /// The qconfig mapping, as JSON.
     pub qconfig_json: String,
+    /// The qconfig written whole, for the output folder.
+    pub file: QConfigFile,
 }
 
 /// What a run shows while it goes on; nothing of it is a fact.

@@ -11,6 +11,7 @@ use crate::{
     job::{Job, JobLock, LockedHashes},
     pareto,
     pipeline::{GroupFacts, Ledger, TrialFacts},
+    quant::{Preset, QConfigFile, QConfigMapping},
     search::{Finish, Key, Trial},
     sensitivity::GroupSensitivity,
 };
@@ -64,7 +65,15 @@ fn trial(id: u8, right: usize, ns: Option<Vec<u64>>) -> Trial {
 }
 
 fn facts() -> TrialFacts {
-    TrialFacts { fp32_names: vec!["a".into(), "c".into()], qconfig_json: "{}".into() }
+    let file = QConfigFile {
+        job: "a".into(),
+        model_sha256: "a".repeat(64),
+        trial: 0,
+        score: 1.0,
+        mapping: QConfigMapping::preset(Preset::Onednn),
+        groups: vec![],
+    };
+    TrialFacts { fp32_names: vec!["a".into(), "c".into()], qconfig_json: "{}".into(), file }
 }
 
 #[tokio::test]
