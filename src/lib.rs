@@ -7,6 +7,7 @@ pub mod dataset;
 pub mod engine;
 pub mod evaluate;
 pub mod graph;
+pub mod job;
 pub mod kernels;
 pub mod onnx;
 pub mod pareto;
