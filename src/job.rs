@@ -18,7 +18,7 @@ use crate::{
     dataset::DataSpec,
     evaluate::Metric,
     quant::QConfigMapping,
-    search::{DropKind, Until},
+    search::{Budget, DropKind, Limits, Until},
     sensitivity::RankBy,
 };
 
@@ -176,6 +176,25 @@ impl Default for SearchSpec {
 impl Default for LatencySpec {
     fn default() -> Self {
         LatencySpec { batch: 1, threads: 1, warmup: 10, runs: 50 }
+    }
+}
+
+impl BudgetSpec {
+    /// What the trials must reach. A checked job has the limit that its metric needs.
+    pub fn budget(&self) -> Budget {
+        match self.metric {
+            Metric::Sqnr => Budget::MinDb(self.min_db.unwrap_or(f64::INFINITY)),
+            Metric::Top1 | Metric::Top5 | Metric::Agreement => {
+                Budget::Drop { max_drop: self.max_drop.unwrap_or(0.0), relative: self.drop }
+            }
+        }
+    }
+}
+
+impl SearchSpec {
+    /// When the search stops.
+    pub fn limits(&self) -> Limits {
+        Limits { until: self.until, max_trials: self.max_trials, max_seconds: self.max_time }
     }
 }
 

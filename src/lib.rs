@@ -1,6 +1,8 @@
 //! qtuned finds the int8 qconfig of a trained network that keeps an accuracy budget.
 //!
-//! A network comes in as ONNX ([`onnx`]) and becomes a [`graph`] whose groups can each run in fp32 or int8.
+//! A network comes in as ONNX ([`onnx`]) and becomes a [`graph`] whose groups can each run in fp32 or int8. A
+//! [`job`] says what is searched; the next qconfig of a [`search`] follows from its trials, which the [`store`]
+//! keeps.
 
 pub mod cancel;
 pub mod dataset;
@@ -17,3 +19,4 @@ pub mod quant;
 pub mod search;
 pub mod sensitivity;
 pub mod sqnr;
+pub mod store;

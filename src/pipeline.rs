@@ -1,8 +1,13 @@
 //! The whole flow of a job, from a model to its chosen qconfig, and the ports through which its facts leave.
 
+mod run;
+
 use serde::Serialize;
 
+pub use run::{Opened, PipelineError, open, run};
+
 use crate::{
+    quant::QConfigFile,
     search::{Finish, Key, Trial},
     sensitivity::GroupSensitivity,
 };
@@ -66,6 +71,8 @@ pub struct TrialFacts {
     pub fp32_names: Vec<String>,
     /// The qconfig mapping, as JSON.
     pub qconfig_json: String,
+    /// The qconfig written whole, for the output folder.
+    pub file: QConfigFile,
 }
 
 /// What a run shows while it goes on; nothing of it is a fact.

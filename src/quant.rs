@@ -1,11 +1,13 @@
 //! Quantization: the qconfig in PyTorch's meaning, observers, and the one rounding rule.
 
 mod affine;
+mod file;
 mod mapping;
 mod observer;
 mod qconfig;
 
 pub use affine::{Affine, WeightScales, requantization_multiplier, round_half_even};
+pub use file::{GroupParameters, Precision, QConfigFile, TensorParameters, WeightParameters};
 pub use mapping::{MappingError, QConfigMapping};
 pub use observer::{Histogram, TensorStatistics};
 pub use qconfig::{

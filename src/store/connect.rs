@@ -1,0 +1,212 @@
+//! Opening a database: where it is decides how it is locked.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use sqlx::{
+    Connection, SqliteConnection,
+    migrate::{MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::{Clock, Store, StoreError};
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// File systems of other machines, whose locks and shared memory cannot be relied on.
+const NETWORK: [&str; 19] = [
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "fuse.ceph",
+    "fuse.glusterfs",
+    "9p",
+    "afs",
+    "fuse.sshfs",
+    "fuse.s3fs",
+    "orangefs",
+    "pvfs2",
+    "ocfs2",
+    "gfs2",
+];
+
+/// How long a writer waits for another.
+const BUSY: Duration = Duration::from_secs(10);
+
+impl Store {
+    /// Opens the database at `path`; makes it when there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// A file that is no database, is from a newer version, or cannot be opened.
+    pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Store, StoreError> {
+        if path.exists() {
+            check_schema(path).await?;
+        }
+        let options = writable(path).create_if_missing(true);
+        let store = Store::connect(path, options, clock).await?;
+        MIGRATIONS.run(&store.pool).await.map_err(|error| match error {
+            MigrateError::VersionMissing(version) => StoreError::Newer { path: path.to_owned(), version },
+            error => failed(path, error),
+        })?;
+        Ok(store)
+    }
+
+    /// Opens the database at `path` for reading. An older schema is brought up to date first.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and when there is no file.
+    pub async fn open_existing(path: &Path, clock: Arc<dyn Clock>) -> Result<Store, StoreError> {
+        if check_schema(path).await? < newest() {
+            return Store::open(path, clock).await;
+        }
+        Store::connect(path, readable(path), clock).await
+    }
+
+    async fn connect(path: &Path, options: SqliteConnectOptions, clock: Arc<dyn Clock>) -> Result<Store, StoreError> {
+        // A connection that holds the file locked must be the only one.
+        let connections = if network_file_system(path).is_some() { 1 } else { 4 };
+        let pool = SqlitePoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(BUSY + Duration::from_secs(5))
+            .connect_with(options)
+            .await
+            .map_err(|error| failed(path, error))?;
+        Ok(Store { pool, clock })
+    }
+
+    /// Waits for the last statement and closes the file.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Options for a connection that writes. A commit is on disk before it is reported: `synchronous` is FULL.
+fn writable(path: &Path) -> SqliteConnectOptions {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+        .synchronous(SqliteSynchronous::Full);
+    match network_file_system(path) {
+        None => options.journal_mode(SqliteJournalMode::Wal),
+        Some(kind) => {
+            tracing::info!(file_system = kind, "network file system: the database is locked while it is open");
+            options.locking_mode(SqliteLockingMode::Exclusive).journal_mode(SqliteJournalMode::Delete)
+        }
+    }
+}
+
+/// Options for a connection that cannot write, twice: the file is opened so, and statements are refused.
+pub(super) fn readable(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .create_if_missing(false)
+        .busy_timeout(BUSY)
+        .pragma("query_only", "ON")
+}
+
+fn newest() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// The newest migration in the file; 0 for an empty file. Errors for anything that this version must not touch.
+pub(super) async fn check_schema(path: &Path) -> Result<i64, StoreError> {
+    if !path.exists() {
+        return Err(StoreError::Missing { path: path.to_owned() });
+    }
+    let mut connection = SqliteConnection::connect_with(&readable(path)).await.map_err(|e| failed(path, e))?;
+    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(|error| failed(path, error))?;
+    let ours: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(|error| failed(path, error))?;
+    let version = match (tables, ours) {
+        (0, _) => 0,
+        (_, 0) => return Err(StoreError::Foreign { path: path.to_owned() }),
+        _ => sqlx::query_scalar::<_, Option<i64>>("SELECT max(version) FROM _sqlx_migrations")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(|error| failed(path, error))?
+            .unwrap_or(0),
+    };
+    connection.close().await.map_err(|error| failed(path, error))?;
+    match version > newest() {
+        true => Err(StoreError::Newer { path: path.to_owned(), version }),
+        false => Ok(version),
+    }
+}
+
+/// What an error of SQLite means for the file.
+fn failed(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    let path = path.to_owned();
+    let text = error.to_string();
+    let source = error.source().map(ToString::to_string).unwrap_or_default();
+    match [text, source].iter().any(|t| t.contains("file is not a database")) {
+        true => StoreError::NotADatabase { path },
+        false => StoreError::Open { path, source: Box::new(error) },
+    }
+}
+
+/// The kind of network file system that `path` is on; `None` for a local one, and where that cannot be known.
+fn network_file_system(path: &Path) -> Option<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    network_mount(&mounts, &folder.canonicalize().ok()?)
+}
+
+/// The kind of the mount that `folder` is on, when that is a network file system (proc(5), `mountinfo`).
+fn network_mount(mounts: &str, folder: &Path) -> Option<String> {
+    let mount = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let point = PathBuf::from(unescape(left.split(' ').nth(4)?));
+        let kind = right.split(' ').next()?.to_owned();
+        folder.starts_with(&point).then(|| (point.components().count(), kind))
+    };
+    // Of two mounts at one point the later hides the earlier; max_by_key takes the last.
+    let (_, kind) = mounts.lines().filter_map(mount).max_by_key(|(depth, _)| *depth)?;
+    NETWORK.contains(&kind.as_str()).then_some(kind)
+}
+
+/// Replaces the octal escapes of `mountinfo`: `\040` is a space.
+fn unescape(text: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deepest_mount_decides() {
+        let mounts = "\
+22 1 254:0 / / rw - ext4 /dev/vda rw
+23 22 0:30 / /home rw shared:1 - nfs4 server:/home rw
+24 23 0:31 / /home/a\\040b rw - xfs /dev/sdb rw
+25 22 0:32 / /scratch rw - lustre l rw";
+        let on = |folder: &str| network_mount(mounts, Path::new(folder));
+        assert_eq!(on("/var"), None);
+        assert_eq!(on("/home/me").as_deref(), Some("nfs4"));
+        assert_eq!(on("/home/a b/c"), None);
+        assert_eq!(on("/scratch").as_deref(), Some("lustre"));
+        assert_eq!(on("/scratchy"), None);
+    }
+}

@@ -1,0 +1,159 @@
+//! Groups of a model and what each loses in int8.
+
+use super::{
+    JobId, Store, StoreError,
+    rows::{count, int, number},
+};
+use crate::{graph::GroupId, pipeline::GroupFacts, search::Key, sensitivity::GroupSensitivity};
+
+/// Columns of one group.
+struct Columns {
+    position: i64,
+    id: String,
+    object_type: String,
+    macs: i64,
+    parameters: i64,
+    weight_db: Option<f64>,
+    local_db: Option<f64>,
+    accumulated_db: Option<f64>,
+    output_db: Option<f64>,
+    range_min: Option<f64>,
+    range_max: Option<f64>,
+}
+
+impl TryFrom<Columns> for GroupFacts {
+    type Error = StoreError;
+
+    fn try_from(row: Columns) -> Result<GroupFacts, StoreError> {
+        let group = GroupId(count("a group's position", row.position)?);
+        let ratios = (row.local_db, row.accumulated_db, row.output_db, row.range_min, row.range_max);
+        let sensitivity = match ratios {
+            (Some(local), Some(accumulated), Some(output), Some(min), Some(max)) => Some(GroupSensitivity {
+                group,
+                weight: row.weight_db,
+                local,
+                accumulated,
+                output,
+                range: (min as f32, max as f32),
+            }),
+            _ => None,
+        };
+        Ok(GroupFacts {
+            id: row.id,
+            object_type: row.object_type,
+            macs: count("a group's macs", row.macs)?,
+            parameters: count("a group's parameters", row.parameters)?,
+            sensitivity,
+        })
+    }
+}
+
+impl Store {
+    /// The groups recorded under this key, in topological order; `None` when the analysis was not made.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being read.
+    pub async fn groups(&self, key: &Key) -> Result<Option<Vec<GroupFacts>>, StoreError> {
+        let key = key.to_string();
+        let known = sqlx::query_scalar!("SELECT count(*) FROM sensitivity_runs WHERE key = ?", key)
+            .fetch_one(&self.pool)
+            .await?;
+        if known == 0 {
+            return Ok(None);
+        }
+        let rows = sqlx::query_as!(
+            Columns,
+            "SELECT position, id, object_type, macs, parameters, weight_db, local_db, accumulated_db, output_db,
+                 range_min, range_max
+             FROM groups WHERE sensitivity_key = ? ORDER BY position",
+            key
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(GroupFacts::try_from).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The groups of a job's model; none before its sensitivity analysis.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being read.
+    pub async fn job_groups(&self, job: JobId) -> Result<Vec<GroupFacts>, StoreError> {
+        let key = sqlx::query_scalar!("SELECT sensitivity_key FROM jobs WHERE id = ?", job.0)
+            .fetch_optional(&self.pool)
+            .await?
+            .flatten();
+        let Some(key) = key else { return Ok(Vec::new()) };
+        let corrupt = |_| StoreError::Corrupt { what: "a sensitivity key", problem: key.clone() };
+        let key: Key = key.parse().map_err(corrupt)?;
+        Ok(self.groups(&key).await?.unwrap_or_default())
+    }
+
+    /// Says which analysis a job goes by.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being recorded, such as an analysis that is not there.
+    pub async fn use_sensitivities(&self, job: JobId, key: &Key) -> Result<(), StoreError> {
+        let key = key.to_string();
+        sqlx::query!("UPDATE jobs SET sensitivity_key = ? WHERE id = ?", key, job.0).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Records an analysis, once, in one transaction. Groups are given in topological order.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being recorded.
+    pub async fn record_groups(&self, key: &Key, groups: &[GroupFacts]) -> Result<(), StoreError> {
+        const WHAT: &str = "a group";
+        let key = key.to_string();
+        let now = self.clock.now_ms();
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let new = sqlx::query!(
+            "INSERT INTO sensitivity_runs (key, created_ms) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            key,
+            now
+        )
+        .execute(&mut *transaction)
+        .await?;
+        if new.rows_affected() == 0 {
+            return Ok(());
+        }
+        for (position, group) in groups.iter().enumerate() {
+            let sensitivity = group.sensitivity.as_ref();
+            if sensitivity.is_some_and(|s| s.group.0 != position) {
+                let problem = format!("group `{}` is not at its place in topological order", group.id);
+                return Err(StoreError::Unrecordable { what: WHAT, problem });
+            }
+            let ratio = |value: Option<f64>| value.map(|v| number(WHAT, v)).transpose();
+            let position = int(WHAT, position)?;
+            let macs = int(WHAT, group.macs)?;
+            let parameters = int(WHAT, group.parameters)?;
+            let weight = ratio(sensitivity.and_then(|s| s.weight))?;
+            let local = ratio(sensitivity.map(|s| s.local))?;
+            let accumulated = ratio(sensitivity.map(|s| s.accumulated))?;
+            let output = ratio(sensitivity.map(|s| s.output))?;
+            let min = ratio(sensitivity.map(|s| f64::from(s.range.0)))?;
+            let max = ratio(sensitivity.map(|s| f64::from(s.range.1)))?;
+            sqlx::query!(
+                "INSERT INTO groups (sensitivity_key, position, id, object_type, macs, parameters, weight_db, local_db,
+                     accumulated_db, output_db, range_min, range_max)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                key,
+                position,
+                group.id,
+                group.object_type,
+                macs,
+                parameters,
+                weight,
+                local,
+                accumulated,
+                output,
+                min,
+                max
+            )
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+}

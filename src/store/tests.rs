@@ -1,0 +1,291 @@
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    dataset::DataSpec,
+    evaluate::{Evaluation, Fingerprint, Latency, Metric, Quartiles, Score},
+    graph::GroupId,
+    job::{Job, JobLock, LockedHashes},
+    pareto,
+    pipeline::{GroupFacts, Ledger, TrialFacts},
+    quant::{Preset, QConfigFile, QConfigMapping},
+    search::{Finish, Key, Trial},
+    sensitivity::GroupSensitivity,
+};
+
+/// One second later at every look.
+struct Ticks(AtomicI64);
+
+impl Clock for Ticks {
+    fn now_ms(&self) -> i64 {
+        self.0.fetch_add(1000, Ordering::Relaxed)
+    }
+}
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(Ticks(AtomicI64::new(1_000_000)))
+}
+
+async fn open(folder: &TempDir) -> Store {
+    Store::open(&folder.path().join("qtuned.db"), clock()).await.unwrap()
+}
+
+fn lock(name: &str, max_drop: f64) -> JobLock {
+    let text = format!(
+        "{{name: {name}, model: {{onnx: m}}, data: {{images: {{csv: a}}, split: {{calibrate: 1}}}}, \
+         budget: {{max_drop: {max_drop}}}}}"
+    );
+    let spec = crate::job::parse(&text, &[]).unwrap();
+    let _: &DataSpec = &spec.data;
+    let hash = "a".repeat(64);
+    let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
+    JobLock::new(&Job { spec, folder: "/".into() }, sha256)
+}
+
+fn latency(candidate_ns: Vec<u64>, fp32_ns: Vec<u64>) -> Latency {
+    let fingerprint =
+        Fingerprint { cpu: "cpu".into(), kernel: "k".into(), threads: 1, batch: 1, quota_milli_cpus: Some(1500) };
+    Latency { candidate_ns, fp32_ns, fingerprint }
+}
+
+fn trial(id: u8, right: usize, ns: Option<Vec<u64>>) -> Trial {
+    let correct: Vec<bool> = (0..20).map(|i| i < right).collect();
+    Trial {
+        key: Key([id; 32]),
+        fp32_groups: vec![GroupId(0), GroupId(2)],
+        int8_groups: 1,
+        evaluation: Evaluation { score: Score::Count { correct: right as u64, total: 20 }, correct, seconds: 0.5 },
+        latency: ns.map(|ns| latency(ns, vec![200, 100])),
+        weight_bytes: 10,
+        activation_bytes: 5,
+    }
+}
+
+fn facts() -> TrialFacts {
+    let file = QConfigFile {
+        job: "a".into(),
+        model_sha256: "a".repeat(64),
+        trial: 0,
+        score: 1.0,
+        mapping: QConfigMapping::preset(Preset::Onednn),
+        groups: vec![],
+    };
+    TrialFacts { fp32_names: vec!["a".into(), "c".into()], qconfig_json: "{}".into(), file }
+}
+
+#[tokio::test]
+async fn a_trial_reads_back_as_recorded_and_is_recorded_once() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let job = store.begin_job(&lock("a", 0.1)).await.unwrap().id;
+    let first = trial(1, 13, Some(vec![3, 1, 2]));
+    for _ in 0..2 {
+        store.record_trial(job, 0, Metric::Top1, &first, &facts()).await.unwrap();
+    }
+    assert_eq!(store.trial(job, &first.key).await.unwrap(), Some(first.clone()));
+    assert_eq!(store.trial(job, &Key([9; 32])).await.unwrap(), None);
+
+    // Latencies taken again are kept beside the old ones, and the job goes by them.
+    let again = Trial { latency: Some(latency(vec![7], vec![8])), ..first.clone() };
+    store.record_trial(job, 0, Metric::Top1, &again, &facts()).await.unwrap();
+    assert_eq!(store.trial(job, &first.key).await.unwrap(), Some(again));
+    let runs: i64 = sqlx::query_scalar("SELECT count(*) FROM latency_runs").fetch_one(&store.pool).await.unwrap();
+    assert_eq!(runs, 2);
+
+    // The fold proposes the same at the same place; anything else is refused, and leaves nothing behind.
+    let other = trial(2, 13, None);
+    let error = store.record_trial(job, 0, Metric::Top1, &other, &facts()).await.unwrap_err();
+    assert!(error.to_string().contains("was another one"), "{error}");
+    assert_eq!(store.trial(job, &other.key).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn decibels_may_be_infinite_and_bits_must_agree() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let job = store.begin_job(&lock("a", 0.1)).await.unwrap().id;
+    let mut equal = trial(1, 0, None);
+    equal.evaluation =
+        Evaluation { score: Score::Decibel { value: f64::INFINITY, total: 4 }, correct: vec![], seconds: 1.0 };
+    store.record_trial(job, 0, Metric::Sqnr, &equal, &facts()).await.unwrap();
+    assert_eq!(store.trial(job, &equal.key).await.unwrap(), Some(equal.clone()));
+    equal.key = Key([2; 32]);
+    equal.evaluation.score = Score::Decibel { value: f64::NAN, total: 4 };
+    assert!(store.record_trial(job, 1, Metric::Sqnr, &equal, &facts()).await.is_err());
+    let mut wrong = trial(3, 5, None);
+    wrong.evaluation.correct[0] = false;
+    assert!(store.record_trial(job, 1, Metric::Top1, &wrong, &facts()).await.is_err());
+}
+
+#[tokio::test]
+async fn the_same_lock_continues_its_job() {
+    let folder = TempDir::new().unwrap();
+    let (path, ticks) = (folder.path().join("qtuned.db"), clock());
+    let store = Store::open(&path, Arc::clone(&ticks)).await.unwrap();
+    let first = store.begin_job(&lock("a", 0.1)).await.unwrap();
+    assert_eq!(first.continued, None);
+    store.record_trial(first.id, 0, Metric::Top1, &trial(1, 3, None), &facts()).await.unwrap();
+    store.end_job(first.id, &JobEnd::Interrupted, 75).await.unwrap();
+    store.close().await;
+
+    let store = Store::open(&path, ticks).await.unwrap();
+    let again = store.begin_job(&lock("a", 0.1)).await.unwrap();
+    assert_eq!(again, BegunJob { id: first.id, continued: Some(1) });
+    let other = store.begin_job(&lock("a", 0.2)).await.unwrap();
+    assert_ne!(other.id, first.id);
+    let end = JobEnd::Succeeded { finish: Finish::WithinBudget, chosen: 0, within_budget: false };
+    store.end_job(first.id, &end, 3).await.unwrap();
+
+    let row = store.find_job(Some(&first.id.to_string())).await.unwrap();
+    assert_eq!((row.state, row.finish, row.chosen), (JobState::Succeeded, Some(Finish::WithinBudget), Some(0)));
+    assert_eq!((row.within_budget, row.trials), (Some(false), 1));
+    assert!(row.created_ms < row.started_ms && Some(row.started_ms) < row.finished_ms);
+    assert_eq!(store.find_job(Some("a")).await.unwrap().id, other.id);
+    assert_eq!(store.find_job(None).await.unwrap().id, other.id);
+    assert!(matches!(store.find_job(Some("b")).await, Err(StoreError::NoSuchJob { .. })));
+    let events: Vec<String> =
+        sqlx::query_scalar("SELECT kind FROM events ORDER BY id").fetch_all(&store.pool).await.unwrap();
+    assert_eq!(events, ["started", "interrupted", "continued", "started", "succeeded"]);
+}
+
+fn group(position: usize, id: &str, output: Option<f64>) -> GroupFacts {
+    let sensitivity = output.map(|output| GroupSensitivity {
+        group: GroupId(position),
+        weight: (position != 1).then_some(30.5),
+        local: f64::INFINITY,
+        accumulated: 12.0,
+        output,
+        range: (-1.5, 6.0),
+    });
+    GroupFacts { id: id.into(), object_type: "Conv".into(), macs: 7, parameters: 3, sensitivity }
+}
+
+#[test]
+fn the_ledger_keeps_sensitivities_by_key() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let folder = TempDir::new().unwrap();
+    let store = runtime.block_on(open(&folder));
+    let job = runtime.block_on(store.begin_job(&lock("a", 0.1))).unwrap().id;
+    let mut ledger = StoreLedger::new(store.clone(), job, Metric::Top1, runtime.handle().clone());
+    let key = Key([5; 32]);
+    assert!(ledger.sensitivities(&key).unwrap().is_none());
+    let groups = vec![group(0, "a", Some(20.0)), group(1, "b", Some(f64::INFINITY)), group(2, "c", None)];
+    ledger.record_sensitivities(&key, &groups).unwrap();
+    ledger.record_sensitivities(&key, &groups).unwrap();
+    let found = ledger.sensitivities(&key).unwrap().unwrap();
+    assert_eq!(found, groups.iter().filter_map(|g| g.sensitivity.clone()).collect::<Vec<_>>());
+    assert_eq!(runtime.block_on(store.job_groups(job)).unwrap(), groups);
+    ledger.record_sensitivities(&Key([6; 32]), &[]).unwrap();
+    assert_eq!(ledger.sensitivities(&Key([6; 32])).unwrap(), Some(vec![]));
+    assert!(ledger.record_sensitivities(&Key([7; 32]), &groups[1..2]).is_err());
+
+    let counted = trial(1, 4, Some(vec![5]));
+    ledger.record_trial(0, &counted, &facts()).unwrap();
+    assert_eq!(ledger.trial(&counted.key).unwrap(), Some(counted));
+    ledger.event("note", "x").unwrap();
+}
+
+#[tokio::test]
+async fn files_that_are_not_ours_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("x.db");
+    let refused = async || Store::open(&path, clock()).await.err().unwrap();
+    assert!(matches!(Store::open_existing(&path, clock()).await, Err(StoreError::Missing { .. })));
+
+    std::fs::write(&path, "this is a text, and long enough to hold a header of SQLite".repeat(20)).unwrap();
+    assert!(matches!(refused().await, StoreError::NotADatabase { .. }), "{:?}", refused().await);
+    std::fs::remove_file(&path).unwrap();
+
+    use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut foreign = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("CREATE TABLE t (a)").execute(&mut foreign).await.unwrap();
+    foreign.close().await.unwrap();
+    assert!(matches!(refused().await, StoreError::Foreign { .. }));
+    std::fs::remove_file(&path).unwrap();
+
+    let store = Store::open(&path, clock()).await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (29990101000000, 'x', 1, x'00', 0)",
+    )
+    .execute(&store.pool)
+    .await
+    .unwrap();
+    store.close().await;
+    assert!(matches!(refused().await, StoreError::Newer { version: 29990101000000, .. }));
+    assert!(matches!(Store::query(&path, "SELECT 1").await, Err(StoreError::Newer { .. })));
+    assert!(matches!(Store::open_existing(&path, clock()).await, Err(StoreError::Newer { .. })));
+}
+
+#[tokio::test]
+async fn queries_read_and_cannot_write() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("qtuned.db");
+    let store = open(&folder).await;
+    store.begin_job(&lock("a", 0.1)).await.unwrap();
+    let rows = Store::query(&path, "SELECT id, name, 9e999 AS r, NULL AS n, x'0aff' AS b FROM jobs").await.unwrap();
+    assert_eq!(rows.columns, ["id", "name", "r", "n", "b"]);
+    assert_eq!(
+        rows.rows,
+        [[Cell::Integer(1), Cell::Text("a".into()), Cell::Real(f64::INFINITY), Cell::Null, Cell::Blob(vec![10, 255])]]
+    );
+    let json = serde_json::to_string(&rows.rows[0]).unwrap();
+    assert_eq!(json, r#"[1,"a","inf",null,"0aff"]"#);
+    let empty = Store::query(&path, "SELECT * FROM front").await.unwrap();
+    assert!(empty.rows.is_empty() && empty.columns.contains(&"on_front".to_owned()));
+    for sql in ["WITH a AS (SELECT 1) DELETE FROM jobs", "SELECT * FROM nowhere", "SELECT"] {
+        assert!(matches!(Store::query(&path, sql).await, Err(StoreError::Refused(_))), "{sql}");
+    }
+    assert_eq!(store.jobs().await.unwrap().len(), 1);
+    // The views can be read by everyone, whatever they show.
+    for view in ["trial_summary", "sensitivity", "latency_quartiles"] {
+        Store::query(&path, &format!("SELECT * FROM {view}")).await.unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// The views say what the code says: quartiles to the last bit, and who is on the front.
+    #[test]
+    fn views_agree_with_the_definitions(
+        made in prop::collection::vec(
+            (0usize..6, prop::option::weighted(0.9, prop::collection::vec(1u64..5, 1..8))), 1..9),
+    ) {
+        let trials: Vec<Trial> =
+            made.into_iter().enumerate().map(|(i, (right, ns))| trial(i as u8, right + 1, ns)).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let summaries = runtime.block_on(async {
+            let folder = TempDir::new().unwrap();
+            let store = open(&folder).await;
+            let other = store.begin_job(&lock("other", 0.1)).await.unwrap().id;
+            let job = store.begin_job(&lock("a", 0.1)).await.unwrap().id;
+            // Another job with a trial that beats all must not matter.
+            let best = Trial { key: Key([200; 32]), ..trial(0, 20, Some(vec![1])) };
+            store.record_trial(other, 0, Metric::Top1, &best, &facts()).await.unwrap();
+            for (number, trial) in trials.iter().enumerate() {
+                store.record_trial(job, number, Metric::Top1, trial, &facts()).await.unwrap();
+            }
+            let summaries = store.summaries(job).await.unwrap();
+            store.close().await;
+            summaries
+        });
+        let shown: Vec<bool> = summaries.iter().map(|s| s.on_front).collect();
+        prop_assert_eq!(shown, pareto::front(&trials));
+        for (summary, trial) in summaries.iter().zip(&trials) {
+            let latency = trial.latency.as_ref();
+            let quartiles = latency.and_then(Latency::candidate);
+            let shown = summary.median_ns.map(|median| Quartiles {
+                q1: summary.q1_ns.unwrap(), median, q3: summary.q3_ns.unwrap(),
+            });
+            prop_assert_eq!(shown, quartiles);
+            prop_assert_eq!(summary.speed_up, latency.and_then(Latency::speed_up));
+            prop_assert_eq!(summary.score, trial.evaluation.score.value());
+            prop_assert_eq!(&summary.fp32_groups, &facts().fp32_names);
+        }
+    }
+}
