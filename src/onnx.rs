@@ -24,6 +24,8 @@ mod order;
 pub mod proto;
 mod site;
 mod tensor;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 

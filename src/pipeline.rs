@@ -1,6 +1,10 @@
 //! The whole flow of a job, from a model to its chosen qconfig, and the ports through which its facts leave.
 
+mod run;
+
 use serde::Serialize;
+
+pub use run::{Opened, PipelineError, open, run};
 
 use crate::{
     quant::QConfigFile,

@@ -95,7 +95,7 @@ impl Prepared {
         samples: usize,
         load: &LoadSample<'_>,
         cancel: &Cancel,
-        progress: &dyn Fn(u64),
+        progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Calibrated, CalibrationError> {
         let plan = self.engine.fp32_plan();
         let mut total: Vec<Option<TensorStatistics>> = vec![None; self.observed.len()];

@@ -92,7 +92,7 @@ pub fn analyze(
     samples: usize,
     load: &LoadSample<'_>,
     cancel: &Cancel,
-    progress: &dyn Fn(u64),
+    progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<GroupSensitivity>, SensitivityError> {
     let (engine, groups) = (calibrated.engine(), calibrated.engine().groups());
     let quantized: Vec<GroupId> = groups.ids().filter(|id| qconfigs[id.0].is_some()).collect();

@@ -176,9 +176,10 @@ impl<'a> Walk<'a> {
         let (unknown, computed) =
             (has(|slot| matches!(slot, Slot::Unknown)), has(|slot| matches!(slot, Slot::Value(_))));
         if unknown {
-            // Behind an unsupported operator nothing more can be said than whether this one is known at all.
-            let known = lowering.is_some() || folding.is_some();
-            return if known { Ok(Outcome::Unknown) } else { Err(Refusal::Unsupported) };
+            // Behind an unsupported operator all that can be said is whether this one could be supported: one
+            // that is only known on constants could not where another input is computed.
+            let supported = lowering.is_some() || (folding.is_some() && !computed);
+            return if supported { Ok(Outcome::Unknown) } else { Err(Refusal::Unsupported) };
         }
         let site = Site::new(node, inputs, (self.opset, self.batch), self.budget, &self.values);
         if computed {

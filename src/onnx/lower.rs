@@ -1,6 +1,6 @@
 //! ONNX operators to the graph's: one function each, from a node and what is known around it.
 //!
-//! The functions only look; [`super::import`] makes the values and nodes that they ask for.
+//! The functions only look; `import.rs` makes the values and nodes that they ask for.
 
 mod layers;
 mod pointwise;

@@ -86,7 +86,7 @@ pub struct NodeProto {
     pub domain: String,
 }
 
-/// A named attribute; which field holds the value follows from [`AttributeProto::r#type`].
+/// A named attribute; which field holds the value follows from [`AttributeProto::type`](AttributeProto#structfield.type).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AttributeProto {
     /// Name.
@@ -118,7 +118,7 @@ pub struct AttributeProto {
     pub r#type: i32,
 }
 
-/// Values of [`AttributeProto::r#type`].
+/// Values of [`AttributeProto::type`](AttributeProto#structfield.type).
 pub mod attribute_type {
     /// [`super::AttributeProto::f`].
     pub const FLOAT: i32 = 1;

@@ -77,7 +77,7 @@ pub(super) struct Site<'a> {
 impl Budget {
     /// For a model of this many bytes.
     pub(super) fn for_bytes(bytes: u64) -> Budget {
-        Budget(Cell::new((1 << 26) + bytes.saturating_mul(2)))
+        Budget(Cell::new((1 << 24) + bytes.saturating_mul(2)))
     }
 
     /// Takes `elements` off.

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_every_type_decode_and_decode_fields() {
+    fn reads_every_type_from_bytes_and_from_fields() {
         let one = |data_type, raw_data: &[u8]| TensorProto {
             dims: vec![2],
             data_type,

@@ -1,0 +1,9 @@
+//! Whole models, built from messages, through the importer.
+
+mod build;
+mod errors;
+mod external;
+mod folding;
+mod hostile;
+mod layers;
+mod operators;

@@ -1,0 +1,80 @@
+//! What exporters compute around shapes and bounds is known while importing.
+
+use super::build::*;
+use crate::graph::Op;
+
+#[test]
+fn the_flatten_idiom_becomes_a_reshape() {
+    let build = Build::new(13, &[8, 2, 2]).ints("zero", &[], &[0]).ints("minus", &[1], &[-1]).ints("axes", &[1], &[0]);
+    let build = build.node("Shape", &["x"], "s", &[]).node("Gather", &["s", "zero"], "n", &[int("axis", 0)]);
+    let build =
+        build.node("Unsqueeze", &["n", "axes"], "u", &[]).node("Concat", &["u", "minus"], "t", &[int("axis", 0)]);
+    let (node, shape) = build.node("Reshape", &["x", "t"], "y", &[]).single();
+    assert_eq!((node.op, shape, node.name.as_str()), (Op::Reshape, vec![32], "Reshape_4"));
+}
+
+#[test]
+fn arithmetic_on_dimensions() {
+    // [batch, 8, 2, 2] -> [batch, 2, 8 / 2, 2 * 2 + 1 - 1]
+    let one = |build: Build, name: &str, value| build.ints(name, &[1], &[value]);
+    let build = one(one(one(Build::new(13, &[8, 2, 2]), "i1", 1), "i2", 2), "i4", 4);
+    let build = build.node("Shape", &["x"], "s", &[]);
+    let build = build.node("Slice", &["s", "i1", "i2"], "c", &[]).node("Div", &["c", "i2"], "half", &[]);
+    let build = build.node("Cast", &["half"], "f", &[int("to", 1)]).node("Cast", &["f"], "half2", &[int("to", 7)]);
+    let build = build.node("Gather", &["s", "i2"], "h", &[]).node("Mul", &["h", "h"], "hw", &[]);
+    let build = build.node("Add", &["hw", "i1"], "p", &[]).node("Sub", &["p", "i1"], "q", &[]);
+    let build = build.node("Shape", &["x"], "n", &[int("end", 1)]).node("Mul", &["i1", "n"], "batch", &[]);
+    let build = build.node("Concat", &["batch", "i2", "half2", "q"], "t", &[int("axis", -1)]);
+    assert_eq!(build.node("Reshape", &["x", "t"], "y", &[]).single().1, [2, 4, 4]);
+}
+
+#[test]
+fn values_of_which_only_the_shape_is_read_are_dropped() {
+    let build = Build::new(13, &[8, 2, 2]).ints("all", &[1], &[-1]).ints("i0", &[1], &[0]);
+    let build = build.node("Relu", &["x"], "r", &[]).node("Shape", &["r"], "s", &[]);
+    let build = build.node("Gather", &["s", "i0"], "n", &[]).node("Concat", &["n", "all"], "t", &[int("axis", 0)]);
+    let graph = build.node("Reshape", &["x", "t"], "y", &[]).import();
+    assert_eq!(op_types(&graph), ["Reshape"]);
+}
+
+#[test]
+fn constants_of_every_kind() {
+    let bounds = |lo, hi| {
+        let build = Build::new(13, &[3]).node("Constant", &[], "lo", &[lo]).node("Constant", &[], "hi", &[hi]);
+        build.node("Clip", &["x", "lo", "hi"], "y", &[]).single().0.op
+    };
+    let relu6 = Op::Clip { min: 0.0, max: 6.0 };
+    assert_eq!(bounds(tensor("value", floats("", &[], &[0.0])), float("value_float", 6.0)), relu6);
+    assert_eq!(bounds(float_list("value_floats", &[0.0]), float("value_float", 6.0)), relu6);
+    let ints = |attribute| {
+        let build = Build::new(12, &[4]).node("Constant", &[], "t", &[attribute]);
+        build.node("Reshape", &["x", "t"], "y", &[]).single().1
+    };
+    assert_eq!(ints(int_list("value_ints", &[0, 2, 2])), [2, 2]);
+    let build = Build::new(13, &[4]).node("Constant", &[], "two", &[int("value_int", 2)]);
+    let build = build.ints("head", &[2], &[0, 2]).ints("axes", &[1], &[0]);
+    let build = build.node("Unsqueeze", &["two", "axes"], "twos", &[]);
+    let build = build.node("Concat", &["head", "twos"], "t", &[int("axis", 0)]);
+    assert_eq!(build.node("Reshape", &["x", "t"], "y", &[]).single().1, [2, 2]);
+}
+
+#[test]
+fn weights_are_turned_and_reshaped() {
+    let build = Build::new(13, &[2]).weight("fc.weight", &[3, 2, 1]).ints("flat", &[2], &[0, -1]);
+    let build = build.node("Reshape", &["fc.weight", "flat"], "w", &[]);
+    let build = build.node("Transpose", &["w"], "t", &[int_list("perm", &[1, 0])]);
+    let (node, _) = build.node("MatMul", &["x", "t"], "y", &[]).single();
+    let Op::Linear(linear) = node.op else { panic!() };
+    assert_eq!((&linear.weight.dims[..], linear.weight_name.as_str()), (&[3, 2][..], "fc.weight"));
+    assert_eq!(linear.weight.data[..], [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0].map(|w: f32| w / 16.0));
+}
+
+#[test]
+fn constants_that_cannot_be_folded_are_unsupported() {
+    let build = Build::new(13, &[8]).node("Shape", &["x"], "s", &[]).ints("two", &[1], &[2]);
+    let doubled = build.node("Mul", &["s", "two"], "t", &[]).node("Reshape", &["x", "t"], "y", &[]);
+    assert_eq!(doubled.error(), "operator `Mul` (node `Mul_1`, domain `ai.onnx`, opset 13) is not supported");
+    let zero = Build::new(13, &[8]).ints("a", &[1], &[2]).ints("z", &[1], &[0]);
+    let divided = zero.node("Div", &["a", "z"], "t", &[]).node("Reshape", &["x", "t"], "y", &[]);
+    assert_eq!(divided.error(), "operator `Div` (node `Div_0`, domain `ai.onnx`, opset 13) is not supported");
+}
