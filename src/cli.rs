@@ -1,6 +1,5 @@
 //! The command line: one file a command.
 
-mod check;
 mod format;
 mod groups;
 mod inspect;
@@ -24,7 +23,7 @@ use serde::Serialize;
 
 use crate::{
     job::JobError,
-    quant::MappingError,
+    pipeline::PipelineError,
     runner::{EXIT_FAILED, Exit},
     store::{JobRow, Store, StoreError, SystemClock},
 };
@@ -137,10 +136,16 @@ pub fn exit(result: Result<Exit>) -> ExitCode {
         Err(error) => {
             // Without a stderr there is nobody to tell.
             let _ = writeln!(io::stderr(), "error: {}", crate::runner::one_line(error.as_ref()));
-            let usage = error.chain().any(|cause| cause.is::<JobError>() || cause.is::<MappingError>());
-            ExitCode::from(if usage { EXIT_USAGE } else { EXIT_FAILED })
+            ExitCode::from(if is_invalid_job(&error) { EXIT_USAGE } else { EXIT_FAILED })
         }
     }
+}
+
+/// Whether the job says something that cannot be, rather than that it could not be done.
+fn is_invalid_job(error: &anyhow::Error) -> bool {
+    use PipelineError::{Mapping, NothingToQuantize, Shape};
+    let misfit = |error: &PipelineError| matches!(error, Mapping(_) | NothingToQuantize | Shape { .. });
+    error.is::<JobError>() || error.downcast_ref().is_some_and(misfit)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

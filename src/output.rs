@@ -186,8 +186,23 @@ fn torch_dict(mapping: &QConfigMapping) -> Result<Value, serde_json::Error> {
 fn csv_table(trials: &[Measured], front: &[bool], chosen: usize) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record([
-        "number", "key", "int8_groups", "fp32_group_count", "fp32_groups", "score", "correct", "total", "score_drop",
-        "q1_ns", "median_ns", "q3_ns", "fp32_median_ns", "speed_up", "weight_bytes", "activation_bytes", "on_front",
+        "number",
+        "key",
+        "int8_groups",
+        "fp32_group_count",
+        "fp32_groups",
+        "score",
+        "correct",
+        "total",
+        "score_drop",
+        "q1_ns",
+        "median_ns",
+        "q3_ns",
+        "fp32_median_ns",
+        "speed_up",
+        "weight_bytes",
+        "activation_bytes",
+        "on_front",
         "chosen",
     ])?;
     let text = |value: Option<f64>| value.map(|v| v.to_string()).unwrap_or_default();

@@ -111,8 +111,7 @@ impl Run {
     {
         let metric = self.lock.job.budget.metric;
         let ledger = StoreLedger::new(self.store.clone(), self.job.id, metric, Handle::current());
-        let mut recorder =
-            Recorder { ledger, folder: self.folder.clone(), budget: self.budget, measured: Vec::new() };
+        let mut recorder = Recorder { ledger, folder: self.folder.clone(), budget: self.budget, measured: Vec::new() };
         let done = task::spawn_blocking(move || {
             let flowed = flow(&mut recorder);
             (flowed, recorder.measured)

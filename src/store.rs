@@ -22,7 +22,6 @@ use sqlx::SqlitePool;
 
 pub use jobs::{BegunJob, JobEnd, JobId, JobRow, JobState};
 pub use ledger::StoreLedger;
-pub(crate) use query::hex;
 pub use query::{Cell, Rows};
 pub use trials::TrialSummary;
 

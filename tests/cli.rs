@@ -152,7 +152,14 @@ fn trials() -> Vec<(Trial, TrialFacts)> {
 #[test]
 fn tables_show_what_is_recorded() {
     let bench = Bench::new().with_jobs();
-    for args in [&["jobs"][..], &["trials"], &["trials", "small"], &["groups"], &["groups", "--rank-by", "weight"], &["front", "2"]] {
+    for args in [
+        &["jobs"][..],
+        &["trials"],
+        &["trials", "small"],
+        &["groups"],
+        &["groups", "--rank-by", "weight"],
+        &["front", "2"],
+    ] {
         let done = bench.qtuned(args);
         assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{args:?}");
         insta::assert_snapshot!(args.join("_"), done.stdout);
@@ -177,10 +184,14 @@ fn json_is_for_other_programs() {
     let groups = json(&["--json", "groups"]);
     assert_eq!((&groups[0]["id"], &groups[2]["output_db"]), (&"features.1.conv".into(), &"inf".into()));
     assert_eq!(json(&["jobs", "--json"])[0]["state"], "succeeded");
-    let rows = json(&["query", "--json", "SELECT number, speed_up FROM front WHERE job_name = 'small' ORDER BY number"]);
-    assert_eq!(rows, serde_json::json!([
-        {"number": 0, "speed_up": 1.0}, {"number": 1, "speed_up": 2.5}, {"number": 2, "speed_up": 2.0}
-    ]));
+    let rows =
+        json(&["query", "--json", "SELECT number, speed_up FROM front WHERE job_name = 'small' ORDER BY number"]);
+    assert_eq!(
+        rows,
+        serde_json::json!([
+            {"number": 0, "speed_up": 1.0}, {"number": 1, "speed_up": 2.5}, {"number": 2, "speed_up": 2.0}
+        ])
+    );
 }
 
 #[test]
@@ -190,10 +201,16 @@ fn queries_only_read() {
     insta::assert_snapshot!("query", done.stdout);
     let before = fs::read(bench.path("qtuned.db")).unwrap();
     for (sql, message) in [
-        ("DELETE FROM jobs", "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN"),
+        (
+            "DELETE FROM jobs",
+            "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN",
+        ),
         ("SELECT 1; DELETE FROM jobs", "expected one statement, found more"),
         ("WITH a AS (SELECT 1) DELETE FROM jobs", "attempt to write a readonly database"),
-        ("VACUUM INTO 'copy.db'", "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN"),
+        (
+            "VACUUM INTO 'copy.db'",
+            "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN",
+        ),
         ("SELECT * FROM nowhere", "no such table: nowhere"),
     ] {
         let done = bench.qtuned(&["query", sql]);

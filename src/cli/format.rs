@@ -114,7 +114,10 @@ mod tests {
     fn numbers_have_units() {
         assert_eq!(score(Metric::Top1, 0.91625), "91.62 %");
         assert_eq!(score(Metric::Sqnr, f64::INFINITY), "∞ dB");
-        assert_eq!((points(0.0), points(-0.0), points(-0.0123)), ("0.00 pt".into(), "0.00 pt".into(), "-1.23 pt".into()));
+        assert_eq!(
+            (points(0.0), points(-0.0), points(-0.0123)),
+            ("0.00 pt".into(), "0.00 pt".into(), "-1.23 pt".into())
+        );
         assert_eq!((bytes(999), bytes(1500), bytes(3_400_000)), ("999 B".into(), "1.5 kB".into(), "3.4 MB".into()));
         assert_eq!((count(12), count(42_000)), ("12".into(), "42.0 k".into()));
         assert_eq!((plural(1, "job"), plural(0, "job")), ("1 job".into(), "0 jobs".into()));

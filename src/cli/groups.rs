@@ -16,7 +16,9 @@ use crate::{
 /// input (local); of its output in the int8 network (accumulated); and of the network's output with this group alone
 /// quantized (output).
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  qtuned groups\n  qtuned groups mobilenet-v2 --rank-by weight\n  qtuned groups --json")]
+#[command(
+    after_help = "Examples:\n  qtuned groups\n  qtuned groups mobilenet-v2 --rank-by weight\n  qtuned groups --json"
+)]
 pub(super) struct GroupsArgs {
     #[command(flatten)]
     job: JobArg,
@@ -67,11 +69,17 @@ pub(super) fn run(global: &Global, args: &GroupsArgs) -> Result<()> {
     }
 }
 
-/// Groups, given in topological order, the worst first; those that are not quantized last.
+/// Groups, the worst first; those that are not quantized last.
 pub(super) fn ranked(groups: &[GroupFacts], by: RankBy) -> Vec<&GroupFacts> {
     let known: Vec<GroupSensitivity> = groups.iter().filter_map(|group| group.sensitivity.clone()).collect();
-    let unknown = groups.iter().filter(|group| group.sensitivity.is_none());
-    rank(&known, by).into_iter().filter_map(|id| groups.get(id.0)).chain(unknown).collect()
+    let order = rank(&known, by);
+    let place = |group: &&GroupFacts| {
+        let id = group.sensitivity.as_ref().map(|s| s.group);
+        order.iter().position(|ranked| Some(*ranked) == id).unwrap_or(usize::MAX)
+    };
+    let mut ranked: Vec<&GroupFacts> = groups.iter().collect();
+    ranked.sort_by_key(place);
+    ranked
 }
 
 /// The table of the first `most` groups, with a line that says how many more there are.
@@ -90,8 +98,7 @@ pub(super) fn table(groups: &[&GroupFacts], most: usize) -> String {
             s.map_or_else(|| "in fp32".to_owned(), |s| format::decibel(s.output)),
         ]
     };
-    let headings =
-        [">", "group", "type", ">MACs", ">parameters", ">weight", ">local", ">accumulated", ">output"];
+    let headings = [">", "group", "type", ">MACs", ">parameters", ">weight", ">local", ">accumulated", ">output"];
     let mut text = format::table(&headings, groups.iter().enumerate().take(most).map(row));
     if groups.len() > most {
         let more = format::plural(groups.len() - most, "more group");

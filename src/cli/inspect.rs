@@ -10,7 +10,7 @@ use super::{Global, format, print, print_json};
 use crate::{
     graph::{Graph, Group, Groups},
     onnx::{self, Model},
-    store,
+    search::Key,
 };
 
 /// Show the groups of an ONNX model: what can be switched between int8 and fp32
@@ -83,7 +83,7 @@ pub(super) fn facts(model: &Model, groups: &Groups) -> serde_json::Value {
     };
     json!({
         "name": graph.name,
-        "sha256": store::hex(&model.digest),
+        "sha256": Key(model.digest).to_string(),
         "bytes": model.bytes,
         "opset": model.opset,
         "ir_version": model.ir_version,

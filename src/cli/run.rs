@@ -1,8 +1,7 @@
 //! `qtuned run`.
 
 use std::{
-    future,
-    process,
+    future, process,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -15,11 +14,11 @@ use tokio::{
     sync::Notify,
 };
 
-use super::{Global, JobFile, check, format, inspect, print, print_json, progress::Terminal, trials};
+use super::{Global, JobFile, format, inspect, print, print_json, progress::Terminal, trials};
 use crate::{
     cancel::Cancel,
-    job::Job,
-    pipeline::{Ledger, Outcome, Progress},
+    job::{self, JobLock},
+    pipeline::{self, Ledger, Opened, Outcome, PipelineError, Progress},
     runner::{Exit, Ran, Run, Stopped},
     store::{JobRow, Store, SystemClock, TrialSummary},
 };
@@ -51,12 +50,12 @@ pub(super) struct RunArgs {
 pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit> {
     let available = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.map_or_else(available, usize::from);
-    let checked = check::check(&args.job)?;
-    let lock = checked.lock()?;
-    let model = serde_json::to_string(&inspect::facts(&checked.model, &checked.groups))?;
+    let job = job::load(&args.job.path, &args.job.set)?;
+    let opened = pipeline::open(&job)?;
+    let lock = JobLock::new(&job, opened.hashes().clone());
+    let model = serde_json::to_string(&inspect::facts(opened.model(), opened.groups()))?;
     let budget = &lock.job.budget;
     let terminal = Arc::new(Terminal::new(budget.metric, lock.job.sensitivity.rank_by, global.json));
-    let job = checked.job;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let done = runtime.block_on(async {
@@ -69,7 +68,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit> {
             terminal.line(&format!("job {}: continues after {}", run.job.id, format::plural(recorded, "trial")));
         }
         let (shown, stop) = (Arc::clone(&terminal), cancel.clone());
-        let searched = run.go(move |ledger| search(&job, threads, ledger, &*shown, &stop));
+        let searched = run.go(move |ledger| search(&opened, threads, ledger, &*shown, &stop));
         let ran = tokio::select! {
             ran = searched => ran?,
             () = overdue.notified() => run.interrupt().await?,
@@ -96,14 +95,16 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit> {
 
 /// The flow of a job.
 fn search(
-    job: &Job,
+    opened: &Opened,
     threads: usize,
     ledger: &mut dyn Ledger,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Outcome, Stopped> {
-    let _ = (job, threads, ledger, progress, cancel);
-    Err(Stopped::Failed("the pipeline is not there yet".into()))
+    pipeline::run(opened, threads, ledger, progress, cancel).map_err(|error| match error {
+        PipelineError::Cancelled(_) => Stopped::Cancelled,
+        error => Stopped::Failed(Box::new(error)),
+    })
 }
 
 /// On the first SIGINT or SIGTERM sets the flag and says so; at the second leaves at once. What is returned is

@@ -64,16 +64,13 @@ pub(super) fn table(trials: &[TrialSummary]) -> String {
             format::score(trial.metric, trial.score),
             format::or_none(trial.score_drop, format::points),
             format::or_none(trial.median_ns, format::milliseconds),
-            format::or_none(trial.q1_ns.zip(trial.q3_ns), |(q1, q3)| {
-                format!("{:.3}..{:.3}", q1 / 1e6, q3 / 1e6)
-            }),
+            format::or_none(trial.q1_ns.zip(trial.q3_ns), |(q1, q3)| format!("{:.3}..{:.3}", q1 / 1e6, q3 / 1e6)),
             format::or_none(trial.speed_up, |speed_up| format!("{speed_up:.2}×")),
             format::bytes(trial.weight_bytes),
             mark(trial.on_front, "front"),
             mark(trial.chosen, "chosen"),
         ]
     };
-    let headings =
-        [">trial", ">fp32 groups", ">score", ">drop", ">median", ">q1..q3 ms", ">speed-up", ">size", "", ""];
+    let headings = [">trial", ">fp32 groups", ">score", ">drop", ">median", ">q1..q3 ms", ">speed-up", ">size", "", ""];
     format::table(&headings, trials.iter().map(row))
 }

@@ -4,9 +4,10 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, JobFile, check, format, inspect, print, print_json};
+use super::{Global, JobFile, format, inspect, print, print_json};
 use crate::{
     dataset::Part,
+    job, pipeline,
     search::{Budget, DropKind},
 };
 
@@ -14,29 +15,32 @@ use crate::{
 ///
 /// Nothing is measured and nothing is written.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  qtuned validate job.yaml\n  qtuned validate job.yaml --set qconfig.preset=qnnpack")]
+#[command(
+    after_help = "Examples:\n  qtuned validate job.yaml\n  qtuned validate job.yaml --set qconfig.preset=qnnpack"
+)]
 pub(super) struct ValidateArgs {
     #[command(flatten)]
     job: JobFile,
 }
 
 pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
-    let checked = check::check(&args.job)?;
-    let spec = &checked.job.spec;
-    let samples = |part| checked.dataset.len(part);
+    let job = job::load(&args.job.path, &args.job.set)?;
+    let opened = pipeline::open(&job)?;
+    let (spec, model, groups) = (&job.spec, opened.model(), opened.groups());
+    let samples = |part| opened.dataset().len(part);
     let (calibrate, search, certify) = (samples(Part::Calibrate), samples(Part::Search), samples(Part::Certify));
-    let quantized = checked.qconfigs.iter().flatten().count();
+    let quantized = opened.qconfigs().iter().flatten().count();
     // fp32, everything in int8, then one group more in fp32 each time; everything in fp32 is the first again.
     let trials = spec.search.max_trials.min(quantized + 1);
     if global.json {
         return print_json(&json!({
             "name": spec.name,
             "job": spec,
-            "model": inspect::facts(&checked.model, &checked.groups),
+            "model": inspect::facts(model, groups),
             "quantized_groups": quantized,
             "samples": {"calibrate": calibrate, "search": search, "certify": certify},
             "trials_at_most": trials,
-            "output": checked.job.output(),
+            "output": job.output(),
         }));
     }
     let budget = match spec.budget.budget() {
@@ -58,15 +62,15 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
          search: {} at most; latency of {} each, batch {}, {}\n\
          output: {}\n",
         spec.name,
-        inspect::totals(&checked.model, &checked.groups),
+        inspect::totals(model, groups),
         quantized,
-        format::plural(checked.groups.len(), "group"),
+        format::plural(groups.len(), "group"),
         spec.qconfig.preset.name(),
         format::plural(trials, "trial"),
         format::plural(latency.runs, "run"),
         latency.batch,
         format::plural(latency.threads, "thread"),
-        checked.job.output().display(),
+        job.output().display(),
     ))
 }
 

@@ -24,8 +24,7 @@ fn measured(number: usize, correct: u64, ns: u64) -> Measured {
             GroupParameters::int8("features.1", &qconfig, &[grid], &grid, Some(&[0.1, 0.1])),
         ],
     };
-    let fingerprint =
-        Fingerprint { cpu: "c".into(), kernel: "k".into(), threads: 1, batch: 1, quota_milli_cpus: None };
+    let fingerprint = Fingerprint { cpu: "c".into(), kernel: "k".into(), threads: 1, batch: 1, quota_milli_cpus: None };
     let trial = Trial {
         key: Key([number as u8; 32]),
         fp32_groups: vec![GroupId(0)],
