@@ -1,0 +1,134 @@
+//! Measurements of one qconfig: the metric over samples, and latency.
+
+use serde::{Deserialize, Serialize};
+
+/// What is measured on the search split.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Share of samples whose largest output is the label's.
+    #[default]
+    Top1,
+    /// Share of samples whose label is among the five largest outputs.
+    Top5,
+    /// Share of samples whose largest output is the same as in fp32; needs no labels.
+    Agreement,
+    /// SQNR of the network's output against fp32, in dB; needs no labels.
+    Sqnr,
+}
+
+/// The value of a metric.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Score {
+    /// A share of samples.
+    Count {
+        /// Samples that were right.
+        correct: u64,
+        /// Samples seen.
+        total: u64,
+    },
+    /// A ratio in dB; +inf when the outputs are equal.
+    Decibel {
+        /// The ratio.
+        value: f64,
+        /// Samples seen.
+        total: u64,
+    },
+}
+
+/// A metric measured over the whole search split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// The metric's value.
+    pub score: Score,
+    /// Which samples were right, in the order of the split; empty for metrics that do not count.
+    pub correct: Vec<bool>,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// Raw latencies of a candidate and of fp32, taken in turn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latency {
+    /// One entry a run of the candidate, in ns, in the order taken.
+    pub candidate_ns: Vec<u64>,
+    /// One entry a run of fp32, in ns, in the order taken.
+    pub fp32_ns: Vec<u64>,
+    /// Where and how they were taken; latencies compare only within one fingerprint.
+    pub fingerprint: Fingerprint,
+}
+
+/// What a latency depends on besides the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Model name of the CPU.
+    pub cpu: String,
+    /// Name of the kernels.
+    pub kernel: String,
+    /// Threads of one run.
+    pub threads: usize,
+    /// Samples in one run.
+    pub batch: usize,
+    /// CPUs that a cgroup quota allows, in thousandths; `None` without a quota.
+    pub quota_milli_cpus: Option<u64>,
+}
+
+/// Median and quartiles, in ns.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Quartiles {
+    /// A quarter of the samples is below.
+    pub q1: f64,
+    /// Half of the samples are below.
+    pub median: f64,
+    /// Three quarters of the samples are below.
+    pub q3: f64,
+}
+
+impl Score {
+    /// The value on one axis: a fraction, or dB. Larger is better.
+    pub fn value(&self) -> f64 {
+        match *self {
+            Score::Count { correct, total } => correct as f64 / total.max(1) as f64,
+            Score::Decibel { value, .. } => value,
+        }
+    }
+
+    /// Samples seen.
+    pub fn total(&self) -> u64 {
+        match *self {
+            Score::Count { total, .. } | Score::Decibel { total, .. } => total,
+        }
+    }
+}
+
+impl Quartiles {
+    /// Quartiles of `samples` by linear interpolation between order statistics (Hyndman and Fan, type 7);
+    /// `None` when there are none.
+    pub fn of(samples: &[u64]) -> Option<Quartiles> {
+        let mut sorted = samples.to_vec();
+        sorted.sort_unstable();
+        let at = |share: f64| {
+            let place = share * (sorted.len() - 1) as f64;
+            let (low, high) = (sorted[place.floor() as usize] as f64, sorted[place.ceil() as usize] as f64);
+            low + (high - low) * place.fract()
+        };
+        (!sorted.is_empty()).then(|| Quartiles { q1: at(0.25), median: at(0.5), q3: at(0.75) })
+    }
+}
+
+impl Latency {
+    /// Quartiles of the candidate.
+    pub fn candidate(&self) -> Option<Quartiles> {
+        Quartiles::of(&self.candidate_ns)
+    }
+
+    /// Quartiles of fp32.
+    pub fn fp32(&self) -> Option<Quartiles> {
+        Quartiles::of(&self.fp32_ns)
+    }
+
+    /// Median of fp32 over median of the candidate, both taken in the same run.
+    pub fn speed_up(&self) -> Option<f64> {
+        Some(self.fp32()?.median / self.candidate()?.median)
+    }
+}

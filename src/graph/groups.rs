@@ -1,0 +1,147 @@
+//! Groups: what is switched between int8 and fp32 as one.
+
+use std::collections::HashSet;
+
+use super::{Graph, NodeId, Op, ValueId, ids::module_path};
+
+/// Index of a [`Group`] among its graph's groups, in topological order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub usize);
+
+/// A quantizable operator with the activation that fuses into it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// The PyTorch module path when one can be read, else the node's name; unique.
+    pub id: String,
+    /// Other names that mean this group: those of its nodes, its weight and its output.
+    pub aliases: Vec<String>,
+    /// The operator's type as ONNX names it: `Conv`, `Gemm`, `Add`, ...
+    pub object_type: String,
+    /// The quantizable operator.
+    pub anchor: NodeId,
+    /// The activation behind it, when it can be fused.
+    pub activation: Option<NodeId>,
+    /// Values read; without weights.
+    pub inputs: Vec<ValueId>,
+    /// The value written by the last node of the group.
+    pub output: ValueId,
+    /// Multiply-accumulates for one sample.
+    pub macs: u64,
+    /// Weights and biases.
+    pub parameters: u64,
+}
+
+/// The groups of a graph, and which group each node belongs to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Groups {
+    groups: Vec<Group>,
+    of_node: Vec<Option<GroupId>>,
+}
+
+/// The longest reduction whose s32 sum, bias included, cannot overflow: `(2³¹ − 1 − 2³⁰) / (255 · 127)`.
+const MAX_REDUCTION: usize = ((1 << 30) - 1) / (255 * 127);
+
+impl Groups {
+    /// Forms the groups of a graph: every convolution, linear layer, addition and average pool, with a
+    /// [`Op::Clip`] behind it when that is the only reader.
+    ///
+    /// A layer whose reduction is so long that its s32 sum could overflow forms no group and stays fp32.
+    pub fn of(graph: &Graph) -> Groups {
+        let consumers = graph.consumers();
+        let mut groups = Vec::new();
+        let mut of_node = vec![None; graph.nodes.len()];
+        let mut taken: HashSet<String> = HashSet::new();
+        for (index, node) in graph.nodes.iter().enumerate() {
+            let weight_name = match &node.op {
+                Op::Conv(conv) if conv.weight.dims[1..].iter().product::<usize>() <= MAX_REDUCTION => &conv.weight_name,
+                Op::Linear(linear) if linear.weight.dims[1] <= MAX_REDUCTION => &linear.weight_name,
+                Op::Add | Op::AveragePool { .. } | Op::GlobalAveragePool => "",
+                _ => continue,
+            };
+            let anchor = NodeId(index);
+            let activation = match consumers[node.output.0][..] {
+                [next] if !graph.outputs.contains(&node.output) => {
+                    matches!(graph.node(next).op, Op::Clip { .. }).then_some(next)
+                }
+                _ => None,
+            };
+            let last = graph.node(activation.unwrap_or(anchor));
+            let path = module_path(weight_name, if weight_name.is_empty() { "" } else { &node.name });
+            let id = unique(path.unwrap_or_else(|| node.name.clone()), &node.name, &mut taken);
+            let mut aliases = vec![node.name.clone(), weight_name.to_owned()];
+            aliases.extend(activation.map(|a| graph.node(a).name.clone()));
+            aliases.push(graph.value(node.output).name.clone());
+            aliases.push(graph.value(last.output).name.clone());
+            aliases.retain(|alias| !alias.is_empty() && *alias != id);
+            aliases.sort();
+            aliases.dedup();
+            let group = GroupId(groups.len());
+            of_node[index] = Some(group);
+            if let Some(activation) = activation {
+                of_node[activation.0] = Some(group);
+            }
+            groups.push(Group {
+                id,
+                aliases,
+                object_type: node.op_type.clone(),
+                anchor,
+                activation,
+                inputs: node.inputs.clone(),
+                output: last.output,
+                macs: graph.macs(anchor),
+                parameters: graph.parameters(anchor),
+            });
+        }
+        Groups { groups, of_node }
+    }
+
+    /// All groups, in topological order.
+    pub fn all(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The group at `id`.
+    pub fn get(&self, id: GroupId) -> &Group {
+        &self.groups[id.0]
+    }
+
+    /// Ids of all groups, in topological order.
+    pub fn ids(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..self.groups.len()).map(GroupId)
+    }
+
+    /// Number of groups.
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Whether there is nothing to quantize.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// The group a node belongs to.
+    pub fn of_node(&self, node: NodeId) -> Option<GroupId> {
+        self.of_node[node.0]
+    }
+
+    /// The group with this id, or with this alias when only one group has it.
+    pub fn find(&self, name: &str) -> Option<GroupId> {
+        let by_id = self.groups.iter().position(|g| g.id == name);
+        let by_alias = || {
+            let mut hits = (0..self.groups.len()).filter(|&i| self.groups[i].aliases.iter().any(|a| a == name));
+            hits.next().filter(|_| hits.next().is_none())
+        };
+        by_id.or_else(by_alias).map(GroupId)
+    }
+}
+
+/// `id`, or when another group has it already, the node's name, or that with a number.
+fn unique(id: String, node_name: &str, taken: &mut HashSet<String>) -> String {
+    let candidates = [id, node_name.to_owned()];
+    let numbered = (2..).map(|n| format!("{}#{n}", candidates[0]));
+    let chosen = candidates.iter().cloned().chain(numbered).find(|c| !c.is_empty() && !taken.contains(c));
+    let chosen = chosen.unwrap_or_default();
+    taken.insert(chosen.clone());
+    chosen
+}

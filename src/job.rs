@@ -1,0 +1,153 @@
+//! A job: one YAML file, every field checked.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    dataset::DataSpec,
+    evaluate::Metric,
+    quant::QConfigMapping,
+    search::{DropKind, Until},
+    sensitivity::RankBy,
+};
+
+/// A job file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// Name for people; not unique.
+    pub name: String,
+    /// The trained network.
+    pub model: ModelSpec,
+    /// The labelled samples.
+    pub data: DataSpec,
+    /// The starting qconfig; the preset `onednn` when absent.
+    #[serde(default = "default_qconfig")]
+    pub qconfig: QConfigMapping,
+    /// What must be kept.
+    pub budget: BudgetSpec,
+    /// How groups are ranked.
+    #[serde(default)]
+    pub sensitivity: SensitivitySpec,
+    /// How qconfigs are proposed.
+    #[serde(default)]
+    pub search: SearchSpec,
+    /// What is measured besides the metric.
+    #[serde(default)]
+    pub measure: MeasureSpec,
+    /// Folder that results are written to; `qtuned-out/NAME` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<PathBuf>,
+}
+
+/// `model:` of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// The ONNX file, relative to the job file.
+    pub onnx: PathBuf,
+}
+
+/// `budget:` of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetSpec {
+    /// What is measured.
+    #[serde(default)]
+    pub metric: Metric,
+    /// Largest drop from fp32, a fraction; for metrics that count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_drop: Option<f64>,
+    /// What the drop is a fraction of.
+    #[serde(default)]
+    pub drop: DropKind,
+    /// Least SQNR of the output, in dB; for the metric `sqnr`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_db: Option<f64>,
+    /// Confidence of the intervals that are shown.
+    #[serde(default = "default_confidence")]
+    pub confidence: f64,
+}
+
+/// `sensitivity:` of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SensitivitySpec {
+    /// Which SQNR ranks the groups.
+    pub rank_by: RankBy,
+    /// How many samples of the calibrate split are used, at most.
+    pub samples: usize,
+}
+
+/// `search:` of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SearchSpec {
+    /// How qconfigs are proposed.
+    pub strategy: Strategy,
+    /// When the search ends.
+    pub until: Until,
+    /// Trials at most, fp32 included.
+    pub max_trials: usize,
+    /// Seconds of measuring at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_time: Option<f64>,
+}
+
+/// How qconfigs are proposed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// The worst remaining group, one a trial.
+    #[default]
+    Greedy,
+}
+
+/// `measure:` of a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeasureSpec {
+    /// How latency is taken.
+    pub latency: LatencySpec,
+}
+
+/// `measure.latency:` of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LatencySpec {
+    /// Samples in one run.
+    pub batch: usize,
+    /// Threads of one run.
+    pub threads: usize,
+    /// Runs thrown away before the first that counts.
+    pub warmup: usize,
+    /// Runs that count, of the candidate and of fp32 each.
+    pub runs: usize,
+}
+
+impl Default for SensitivitySpec {
+    fn default() -> Self {
+        SensitivitySpec { rank_by: RankBy::default(), samples: 64 }
+    }
+}
+
+impl Default for SearchSpec {
+    fn default() -> Self {
+        SearchSpec { strategy: Strategy::default(), until: Until::default(), max_trials: 100, max_time: None }
+    }
+}
+
+impl Default for LatencySpec {
+    fn default() -> Self {
+        LatencySpec { batch: 1, threads: 1, warmup: 10, runs: 50 }
+    }
+}
+
+fn default_qconfig() -> QConfigMapping {
+    QConfigMapping::preset(crate::quant::Preset::default())
+}
+
+fn default_confidence() -> f64 {
+    0.95
+}

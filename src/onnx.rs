@@ -1,0 +1,3 @@
+//! ONNX files: untrusted bytes to a [`crate::graph::Graph`].
+
+pub mod proto;

@@ -1,0 +1,119 @@
+//! The whole flow of a job, from a model to its chosen qconfig, and the ports through which its facts leave.
+
+use serde::Serialize;
+
+use crate::{
+    search::{Finish, Key, Trial},
+    sensitivity::GroupSensitivity,
+};
+
+/// Where facts are recorded, and found again by a run that continues. Implemented by the store; the core
+/// knows no database.
+pub trait Ledger {
+    /// The sensitivities recorded under this key.
+    ///
+    /// # Errors
+    /// Whatever keeps the record from being read.
+    fn sensitivities(&mut self, key: &Key) -> Result<Option<Vec<GroupSensitivity>>, LedgerError>;
+
+    /// Records the groups of the job's model and their sensitivities, in topological order.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being recorded.
+    fn record_sensitivities(&mut self, key: &Key, groups: &[GroupFacts]) -> Result<(), LedgerError>;
+
+    /// The trial recorded under this key, by this job or another.
+    ///
+    /// # Errors
+    /// Whatever keeps the record from being read.
+    fn trial(&mut self, key: &Key) -> Result<Option<Trial>, LedgerError>;
+
+    /// Records a trial as the job's `number`th; called also for one that was found, which only joins the job.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being recorded.
+    fn record_trial(&mut self, number: usize, trial: &Trial, facts: &TrialFacts) -> Result<(), LedgerError>;
+
+    /// Notes something that happened, for people who look later.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being recorded.
+    fn event(&mut self, kind: &str, detail: &str) -> Result<(), LedgerError>;
+}
+
+/// Why a ledger could not do its work.
+pub type LedgerError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What the store keeps of one group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupFacts {
+    /// Stable id.
+    pub id: String,
+    /// Operator.
+    pub object_type: String,
+    /// Multiply-accumulates for one sample.
+    pub macs: u64,
+    /// Weights and biases.
+    pub parameters: u64,
+    /// `None` for a group that the starting qconfig leaves in fp32.
+    pub sensitivity: Option<GroupSensitivity>,
+}
+
+/// What the store keeps of a trial besides its measurements.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrialFacts {
+    /// Names of [`Trial::fp32_groups`].
+    pub fp32_names: Vec<String>,
+    /// The qconfig mapping, as JSON.
+    pub qconfig_json: String,
+}
+
+/// What a run shows while it goes on; nothing of it is a fact.
+pub trait Progress: Sync {
+    /// A stage begins; `total` units of work when known.
+    fn stage(&self, stage: Stage, total: Option<u64>);
+    /// Work done in this stage so far, and for an evaluation the share that was right among it.
+    fn advance(&self, done: u64, correct: Option<u64>);
+    /// The sensitivity analysis is there, worst group first.
+    fn sensitivities(&self, groups: &[GroupFacts]);
+    /// A trial is recorded.
+    fn trial(&self, number: usize, trial: &Trial, facts: &TrialFacts);
+}
+
+/// Stages of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Stage {
+    /// Reading model and data.
+    Import,
+    /// Observing the fp32 network.
+    Calibrate,
+    /// Measuring SQNRs.
+    Sensitivity,
+    /// Measuring the accuracy of a trial.
+    Evaluate {
+        /// Its number.
+        trial: usize,
+        /// The group it takes back to fp32, if one.
+        group: Option<String>,
+    },
+    /// Taking latencies of a trial.
+    Latency {
+        /// Its number.
+        trial: usize,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// All trials, in order; the first is fp32.
+    pub trials: Vec<Trial>,
+    /// Which of them are on the front.
+    pub front: Vec<bool>,
+    /// The chosen one.
+    pub chosen: usize,
+    /// Why the search ended.
+    pub finish: Finish,
+    /// Whether the chosen one is within the budget and not fp32.
+    pub within_budget: bool,
+}

@@ -1,0 +1,14 @@
+//! Quantization: the qconfig in PyTorch's meaning, observers, and the one rounding rule.
+
+mod affine;
+mod mapping;
+mod observer;
+mod qconfig;
+
+pub use affine::{Affine, WeightScales, requantization_multiplier, round_half_even};
+pub use mapping::{MappingError, QConfigMapping};
+pub use observer::{Histogram, TensorStatistics};
+pub use qconfig::{
+    ActivationDtype, ActivationScheme, ActivationSpec, ObserverKind, Preset, QConfig, QConfigError, WeightDtype,
+    WeightScheme, WeightSpec,
+};
