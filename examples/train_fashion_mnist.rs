@@ -188,12 +188,13 @@ fn main() -> Result<()> {
         println!("{} training pictures for calibration: {}", slice.len(), folder.display());
     }
     if let Some(out) = &arguments.out {
-        // An hour of training must not end at a folder that does not exist.
-        let mut file = File::create(out).with_context(|| format!("{} cannot be written", out.display()))?;
+        // Training must not end at a folder that does not exist.
+        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        ensure!(folder.is_dir(), "{} is no folder, so {} cannot be written", folder.display(), out.display());
         let test = Pictures::read(&arguments.data, "t10k")?;
         let network = train(&arguments, &training, &test)?;
         let model = onnx::model(&network)?.encode_to_vec();
-        file.write_all(&model).with_context(|| format!("{} cannot be written", out.display()))?;
+        fs::write(out, &model).with_context(|| format!("{} cannot be written", out.display()))?;
         println!("{}: {} bytes", out.display(), model.len());
     }
     Ok(())
@@ -660,7 +661,8 @@ impl Geometry {
 
 /// The numbers of a contiguous tensor on the CPU.
 fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    let (start, end) = layout.contiguous_offsets().ok_or_else(|| candle_core::Error::msg("expected a contiguous tensor"))?;
+    let (start, end) =
+        layout.contiguous_offsets().ok_or_else(|| candle_core::Error::msg("expected a contiguous tensor"))?;
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
@@ -757,7 +759,8 @@ impl CustomOp2 for DepthwiseOp {
                             let y_gradient = &y_gradient[output..][..channels];
                             let weight = &weight[tap * channels..][..channels];
                             let x_gradient = &mut x_gradient[input..][..channels];
-                            for ((x_gradient, y_gradient), weight) in x_gradient.iter_mut().zip(y_gradient).zip(weight) {
+                            for ((x_gradient, y_gradient), weight) in x_gradient.iter_mut().zip(y_gradient).zip(weight)
+                            {
                                 *x_gradient += y_gradient * weight;
                             }
                             let sum = &mut sum[tap * channels..][..channels];
@@ -820,7 +823,8 @@ impl Statistics {
             for channel in 0..channels {
                 let difference = f64::from(part_mean[channel]) - mean[channel];
                 mean[channel] += difference * pixels / merged;
-                squares[channel] += f64::from(part_squares[channel]) + difference * difference * total * pixels / merged;
+                squares[channel] +=
+                    f64::from(part_squares[channel]) + difference * difference * total * pixels / merged;
             }
             total = merged;
         }
@@ -848,7 +852,8 @@ impl Statistics {
 
     /// The scale and shift of each channel that normalise it and then apply `gamma` and `beta`.
     fn affine(&self, gamma: &[f32], beta: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let scale: Vec<f32> = gamma.iter().zip(self.inverse_deviation()).map(|(gamma, inverse)| gamma * inverse).collect();
+        let scale: Vec<f32> =
+            gamma.iter().zip(self.inverse_deviation()).map(|(gamma, inverse)| gamma * inverse).collect();
         let shift = beta.iter().zip(&self.mean).zip(&scale).map(|((beta, mean), scale)| beta - mean * scale).collect();
         (scale, shift)
     }
@@ -924,10 +929,13 @@ impl CustomOp3 for NormOp {
                 .zip(y_gradient.par_chunks(chunk))
                 .map(|((x, y), y_gradient)| {
                     let (mut sum, mut sum_x) = (vec![0f32; channels], vec![0f32; channels]);
-                    let pixels = x.chunks_exact(channels).zip(y.chunks_exact(channels)).zip(y_gradient.chunks_exact(channels));
+                    let pixels =
+                        x.chunks_exact(channels).zip(y.chunks_exact(channels)).zip(y_gradient.chunks_exact(channels));
                     for ((x, y), y_gradient) in pixels {
                         let sums = sum.iter_mut().zip(&mut sum_x);
-                        for ((((x, y), y_gradient), mean), (sum, sum_x)) in x.iter().zip(y).zip(y_gradient).zip(mean).zip(sums) {
+                        for ((((x, y), y_gradient), mean), (sum, sum_x)) in
+                            x.iter().zip(y).zip(y_gradient).zip(mean).zip(sums)
+                        {
                             let gradient = self.passed(*y, *y_gradient);
                             *sum += gradient;
                             *sum_x += gradient * (x - mean);
@@ -1034,12 +1042,15 @@ impl Descent {
 
 /// The trained network as an ONNX model, as PyTorch's exporter would name its parts.
 mod onnx {
-    use std::collections::VecDeque;
-
     use anyhow::Result;
     use candle_core::Var;
 
-    use super::{Convolution, EPSILON, Kind, Network, SIDE, CLASSES, proto::*};
+    use qtuned::onnx::proto::{
+        AttributeProto, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+        TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_type, data_type, dimension_proto,
+    };
+
+    use super::{CLASSES, Convolution, EPSILON, Kind, Network, SIDE};
 
     /// Names of ReLU6's two bounds.
     const RELU6_BOUNDS: [&str; 2] = ["relu6.minimum", "relu6.maximum"];
@@ -1062,7 +1073,7 @@ mod onnx {
         value = graph.node("Flatten", "", &[&value], vec![integer("axis", 1)]);
         graph.tensor("classifier.1.weight", &[CLASSES, network.head.channels()], &transposed(&network.classifier)?);
         graph.tensor("classifier.1.bias", &[CLASSES], &network.bias.to_vec1()?);
-        value = graph.node(
+        graph.node(
             "Gemm",
             "classifier.1",
             &[&value, "classifier.1.weight", "classifier.1.bias"],
@@ -1074,7 +1085,6 @@ mod onnx {
         if let Some(last) = graph.nodes.last_mut() {
             last.output = vec!["logits".to_owned()];
         }
-        debug_assert!(value.ends_with("Gemm_output_0"));
         Ok(ModelProto {
             ir_version: 8,
             producer_name: "qtuned train_fashion_mnist".to_owned(),
@@ -1086,7 +1096,9 @@ mod onnx {
                 initializer: graph.tensors,
                 input: vec![activation("input", &[1, SIDE, SIDE])],
                 output: vec![activation("logits", &[CLASSES])],
+                ..GraphProto::default()
             }),
+            ..ModelProto::default()
         })
     }
 
@@ -1108,6 +1120,7 @@ mod onnx {
                 name,
                 op_type: op_type.to_owned(),
                 attribute,
+                ..NodeProto::default()
             });
             output
         }
@@ -1116,9 +1129,10 @@ mod onnx {
         fn tensor(&mut self, name: &str, dimensions: &[usize], values: &[f32]) {
             self.tensors.push(TensorProto {
                 dims: dimensions.iter().map(|&dimension| dimension as i64).collect(),
-                data_type: 1,
+                data_type: data_type::FLOAT,
                 name: name.to_owned(),
                 raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                ..TensorProto::default()
             });
         }
 
@@ -1141,7 +1155,7 @@ mod onnx {
                 integers("strides", &[layer.stride as i64; 2]),
             ];
             let mut value = self.node("Conv", &layer.path, &[input, &weight], attributes);
-            let mut inputs = VecDeque::new();
+            let mut inputs = vec![value];
             for (suffix, values) in [
                 ("weight", &layer.gamma.to_vec1()?),
                 ("bias", &layer.beta.to_vec1()?),
@@ -1150,9 +1164,8 @@ mod onnx {
             ] {
                 let name = format!("{}.{suffix}", layer.norm_path);
                 self.tensor(&name, &[channels], values);
-                inputs.push_back(name);
+                inputs.push(name);
             }
-            inputs.push_front(value);
             let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
             value = self.node("BatchNormalization", &layer.norm_path, &inputs, vec![real("epsilon", EPSILON)]);
             if let Some(path) = &layer.relu6_path {
@@ -1183,100 +1196,30 @@ mod onnx {
 
     /// An attribute of one integer.
     fn integer(name: &str, value: i64) -> AttributeProto {
-        AttributeProto { name: name.to_owned(), r#type: 2, i: value, ..AttributeProto::default() }
+        AttributeProto { name: name.to_owned(), r#type: attribute_type::INT, i: value, ..AttributeProto::default() }
     }
 
     /// An attribute of several integers.
     fn integers(name: &str, values: &[i64]) -> AttributeProto {
-        AttributeProto { name: name.to_owned(), r#type: 7, ints: values.to_vec(), ..AttributeProto::default() }
+        AttributeProto {
+            name: name.to_owned(),
+            r#type: attribute_type::INTS,
+            ints: values.to_vec(),
+            ..AttributeProto::default()
+        }
     }
 
     /// An attribute of one real number.
     fn real(name: &str, value: f32) -> AttributeProto {
-        AttributeProto { name: name.to_owned(), r#type: 1, f: value, ..AttributeProto::default() }
+        AttributeProto { name: name.to_owned(), r#type: attribute_type::FLOAT, f: value, ..AttributeProto::default() }
     }
 
     /// A float input or output whose first dimension is the free `N`.
     fn activation(name: &str, dimensions: &[usize]) -> ValueInfoProto {
-        let mut dim = vec![Dimension { value: Some(DimensionValue::DimParam("N".to_owned())) }];
-        dim.extend(dimensions.iter().map(|&size| Dimension { value: Some(DimensionValue::DimValue(size as i64)) }));
-        let tensor = TypeTensor { elem_type: 1, shape: Some(TensorShapeProto { dim }) };
+        let mut dim = vec![dimension_proto::Value::DimParam("N".to_owned())];
+        dim.extend(dimensions.iter().map(|&size| dimension_proto::Value::DimValue(size as i64)));
+        let dim = dim.into_iter().map(|value| DimensionProto { value: Some(value) }).collect();
+        let tensor = TensorTypeProto { elem_type: data_type::FLOAT, shape: Some(TensorShapeProto { dim }) };
         ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
-    }
-}
-
-#[allow(missing_docs)]
-mod proto {
-    use prost::{Message, Oneof};
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct ModelProto {
-        #[prost(int64, tag = "1")] pub(super) ir_version: i64,
-        #[prost(string, tag = "2")] pub(super) producer_name: String,
-        #[prost(string, tag = "3")] pub(super) producer_version: String,
-        #[prost(message, optional, tag = "7")] pub(super) graph: Option<GraphProto>,
-        #[prost(message, repeated, tag = "8")] pub(super) opset_import: Vec<OperatorSetIdProto>,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct OperatorSetIdProto {
-        #[prost(string, tag = "1")] pub(super) domain: String,
-        #[prost(int64, tag = "2")] pub(super) version: i64,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct GraphProto {
-        #[prost(message, repeated, tag = "1")] pub(super) node: Vec<NodeProto>,
-        #[prost(string, tag = "2")] pub(super) name: String,
-        #[prost(message, repeated, tag = "5")] pub(super) initializer: Vec<TensorProto>,
-        #[prost(message, repeated, tag = "11")] pub(super) input: Vec<ValueInfoProto>,
-        #[prost(message, repeated, tag = "12")] pub(super) output: Vec<ValueInfoProto>,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct NodeProto {
-        #[prost(string, repeated, tag = "1")] pub(super) input: Vec<String>,
-        #[prost(string, repeated, tag = "2")] pub(super) output: Vec<String>,
-        #[prost(string, tag = "3")] pub(super) name: String,
-        #[prost(string, tag = "4")] pub(super) op_type: String,
-        #[prost(message, repeated, tag = "5")] pub(super) attribute: Vec<AttributeProto>,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct TensorProto {
-        #[prost(int64, repeated, tag = "1")] pub(super) dims: Vec<i64>,
-        #[prost(int32, tag = "2")] pub(super) data_type: i32,
-        #[prost(string, tag = "8")] pub(super) name: String,
-        #[prost(bytes = "vec", tag = "9")] pub(super) raw_data: Vec<u8>,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct AttributeProto {
-        #[prost(string, tag = "1")] pub(super) name: String,
-        #[prost(float, tag = "2")] pub(super) f: f32,
-        #[prost(int64, tag = "3")] pub(super) i: i64,
-        #[prost(int64, repeated, tag = "8")] pub(super) ints: Vec<i64>,
-        #[prost(int32, tag = "20")] pub(super) r#type: i32,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct ValueInfoProto {
-        #[prost(string, tag = "1")] pub(super) name: String,
-        #[prost(message, optional, tag = "2")] pub(super) r#type: Option<TypeProto>,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct TypeProto {
-        #[prost(message, optional, tag = "1")] pub(super) tensor_type: Option<TypeTensor>,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct TypeTensor {
-        #[prost(int32, tag = "1")] pub(super) elem_type: i32,
-        #[prost(message, optional, tag = "2")] pub(super) shape: Option<TensorShapeProto>,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct TensorShapeProto {
-        #[prost(message, repeated, tag = "1")] pub(super) dim: Vec<Dimension>,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Dimension {
-        #[prost(oneof = "DimensionValue", tags = "1, 2")] pub(super) value: Option<DimensionValue>,
-    }
-    #[derive(Clone, PartialEq, Oneof)]
-    pub(super) enum DimensionValue {
-        #[prost(int64, tag = "1")] DimValue(i64),
-        #[prost(string, tag = "2")] DimParam(String),
     }
 }
