@@ -1223,3 +1223,113 @@ mod onnx {
         ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A parameter of standard normal numbers.
+    fn random(shape: &[usize], seed: u64) -> Var {
+        let numbers = normal((1, shape.iter().product()), 1.0, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
+        Var::from_tensor(&numbers.reshape(shape).unwrap()).unwrap()
+    }
+
+    /// Compares candle's gradients of `loss` with central differences, for every number of every variable.
+    fn check_gradients(variables: &[&Var], loss: impl Fn() -> Tensor) {
+        let gradients = loss().backward().unwrap();
+        let value = || f64::from(loss().to_scalar::<f32>().unwrap());
+        for variable in variables {
+            let gradient: Vec<f32> = gradients.get(variable).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let start: Vec<f32> = variable.flatten_all().unwrap().to_vec1().unwrap();
+            let place = |numbers: Vec<f32>| {
+                variable.set(&Tensor::from_vec(numbers, variable.shape(), &Device::Cpu).unwrap()).unwrap();
+            };
+            for position in 0..start.len() {
+                let moved = |by: f32| {
+                    let mut numbers = start.clone();
+                    numbers[position] += by;
+                    place(numbers);
+                    value()
+                };
+                let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+                let found = f64::from(gradient[position]);
+                assert!((slope - found).abs() < 2e-2 * (1.0 + slope.abs()), "slope {slope}, gradient {found}");
+            }
+            place(start);
+        }
+    }
+
+    #[test]
+    fn depthwise_convolution_is_candles_grouped_one() {
+        for stride in [1, 2] {
+            let (x, weight) = (random(&[2, 5, 6, 3], 1), random(&[9, 3], 2));
+            let y = x.apply_op2(&weight, DepthwiseOp { stride }).unwrap();
+            let x = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
+            let weight = weight.t().unwrap().reshape((3, 1, 3, 3)).unwrap();
+            let expected = x.conv2d(&weight, 1, stride, 1, 3).unwrap().permute((0, 2, 3, 1)).unwrap();
+            let worst = (y - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(worst < 1e-5, "stride {stride}: off by {worst}");
+        }
+    }
+
+    #[test]
+    fn depthwise_gradients_are_slopes() {
+        for stride in [1, 2] {
+            let (x, weight) = (random(&[9, 3, 4, 2], 3), random(&[9, 2], 4));
+            check_gradients(&[&x, &weight], || {
+                let y = x.apply_op2(&weight, DepthwiseOp { stride }).unwrap();
+                y.sqr().unwrap().mean_all().unwrap()
+            });
+        }
+    }
+
+    #[test]
+    fn batch_norm_gradients_are_slopes() {
+        let (x, gamma, beta) = (random(&[2, 2, 3, 2], 5), random(&[2], 6), random(&[2], 7));
+        let weight = random(&[2, 2, 3, 2], 8);
+        check_gradients(&[&x, &gamma, &beta], || {
+            let op = NormOp { relu6: false, statistics: Arc::default() };
+            (x.apply_op3(&gamma, &beta, op).unwrap() * weight.as_tensor()).unwrap().mean_all().unwrap()
+        });
+    }
+
+    #[test]
+    fn relu6_passes_gradients_only_between_its_bounds() {
+        let op = NormOp { relu6: true, statistics: Arc::default() };
+        assert_eq!([0.0, 0.5, 6.0].map(|y| op.passed(y, 2.0)), [0.0, 2.0, 0.0]);
+    }
+
+    #[test]
+    fn merged_statistics_are_those_of_all_pixels() {
+        let x: Vec<f32> = random(&[2 * PIXELS_A_SUM + 7, 1], 9).flatten_all().unwrap().to_vec1().unwrap();
+        let found = Statistics::of(&x, 1);
+        let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
+        let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / x.len() as f64;
+        assert!((f64::from(found.mean[0]) - mean).abs() < 1e-5);
+        assert!((f64::from(found.variance[0]) - variance).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_learning_rate_rises_to_its_peak_and_falls_to_nothing() {
+        let schedule = OneCycle { peak: 1.0, steps: 400 };
+        assert!(schedule.rate(0) < 0.05);
+        assert!((schedule.rate(99) - 1.0).abs() < 1e-12);
+        assert!(schedule.rate(399).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_sample_is_balanced_and_survives_its_files() {
+        let labels: Vec<u8> = (0..60).map(|index| index % 10).collect();
+        let pictures = Pictures { pixels: labels.iter().flat_map(|&label| [label; PIXELS]).collect(), labels };
+        let sample = pictures.balanced_sample(40, 1).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        sample.write(folder.path(), "calibrate").unwrap();
+        let read = Pictures::read(folder.path(), "calibrate").unwrap();
+        assert_eq!((&read.pixels, &read.labels), (&sample.pixels, &sample.labels));
+        for class in 0..10 {
+            assert_eq!(read.labels.iter().filter(|&&label| label == class).count(), 4);
+        }
+        assert!(read.labels.iter().enumerate().all(|(index, &label)| read.pixels[index * PIXELS] == label));
+        assert!(pictures.balanced_sample(70, 1).is_err());
+    }
+}
