@@ -1,6 +1,12 @@
 //! Measurements of one qconfig: the metric over samples, and latency.
 
+mod accuracy;
+mod latency;
+
 use serde::{Deserialize, Serialize};
+
+pub use accuracy::{EvaluateError, Samples, evaluate, outputs};
+pub use latency::{Gate, LatencyError, Protocol, fingerprint, latency};
 
 /// What is measured on the search split.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,6 +1,16 @@
 //! A job: one YAML file, every field checked.
+//!
+//! [`load`] reads a file. What is wrong is said in one sentence that names the file, the place in it and what was
+//! expected. Files that the job reads are relative to the job's own folder; the folder that it writes to is relative
+//! to the folder it is run in.
 
-use std::path::PathBuf;
+mod check;
+mod duration;
+mod load;
+mod lock;
+mod walk;
+
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +21,30 @@ use crate::{
     search::{DropKind, Until},
     sensitivity::RankBy,
 };
+
+pub use load::{JobError, load, parse};
+pub use lock::{JobLock, LockedHashes};
+
+/// A job that was read and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// What the file says.
+    pub spec: JobSpec,
+    /// What the relative paths of files that are read start from.
+    pub folder: PathBuf,
+}
+
+impl Job {
+    /// The path of a file that the job names.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// The folder that results are written to: `output`, or `qtuned-out/NAME`, in the current folder.
+    pub fn output(&self) -> PathBuf {
+        self.spec.output.clone().unwrap_or_else(|| Path::new("qtuned-out").join(&self.spec.name))
+    }
+}
 
 /// A job file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,7 +70,8 @@ pub struct JobSpec {
     /// What is measured besides the metric.
     #[serde(default)]
     pub measure: MeasureSpec,
-    /// Folder that results are written to; `qtuned-out/NAME` when absent.
+    /// Folder that results are written to, relative to the folder that the job is run in; `qtuned-out/NAME` when
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<PathBuf>,
 }
@@ -90,8 +125,8 @@ pub struct SearchSpec {
     pub until: Until,
     /// Trials at most, fp32 included.
     pub max_trials: usize,
-    /// Seconds of measuring at most.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Seconds of measuring at most; in YAML a number, or a text such as `10m` or `1h30m`.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "duration::deserialize")]
     pub max_time: Option<f64>,
 }
 

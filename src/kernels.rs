@@ -15,6 +15,8 @@ mod elementwise;
 mod packing;
 mod pool;
 mod reference;
+#[cfg(test)]
+mod tests;
 
 pub use conv::{FloatEpilogue, IntegerEpilogue, Output};
 pub use packing::{Geometry, PackedFloat, PackedInteger};

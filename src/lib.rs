@@ -2,12 +2,18 @@
 //!
 //! A network comes in as ONNX ([`onnx`]) and becomes a [`graph`] whose groups can each run in fp32 or int8.
 
+pub mod cancel;
+pub mod dataset;
+pub mod engine;
 pub mod evaluate;
 pub mod graph;
+pub mod job;
 pub mod kernels;
 pub mod onnx;
 pub mod pareto;
 pub mod pipeline;
+pub mod ptq;
 pub mod quant;
 pub mod search;
 pub mod sensitivity;
+pub mod sqnr;

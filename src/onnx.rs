@@ -1,3 +1,65 @@
 //! ONNX files: untrusted bytes to a [`crate::graph::Graph`].
+//!
+//! ```text
+//! bytes ── proto ──> messages ── order ──> the nodes needed, in order
+//!                    messages ── tensor, external ──> constants
+//! nodes and constants ── fold (all inputs known) ──────> constants
+//!                     └─ lower (some input computed) ──> drafts ── affine ──> graph
+//! ```
+//!
+//! Everything a file says is a claim. Sizes are compared with the data before memory is taken, work and
+//! memory stay within a small multiple of the file, nothing recurses, and what is wrong or not supported
+//! is an [`OnnxError`] that names the node or tensor.
 
+mod affine;
+mod array;
+mod draft;
+mod error;
+mod external;
+mod fold;
+mod import;
+mod input;
+mod lower;
+mod order;
 pub mod proto;
+mod site;
+mod tensor;
+
+use std::path::Path;
+
+pub use error::{OnnxError, TensorError, UnsupportedOperator, UnsupportedOperators};
+
+use crate::graph::Graph;
+
+/// An imported model.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The network.
+    pub graph: Graph,
+    /// Version of the ONNX operator set it was written in.
+    pub opset: i64,
+    /// The tool that wrote the file, and its version; may be empty.
+    pub producer: String,
+    /// Version of the file format.
+    pub ir_version: i64,
+    /// Size of the file and of the external data used.
+    pub bytes: u64,
+    /// SHA-256 of the file's bytes and of the external data used, in order.
+    pub digest: [u8; 32],
+}
+
+/// Reads and imports an ONNX file; external data must lie in the file's folder.
+pub fn load(path: &Path) -> Result<Model, OnnxError> {
+    let bytes = std::fs::read(path).map_err(|source| OnnxError::Read { path: path.to_owned(), source })?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    import(&bytes, Some(folder)).map_err(|error| error.in_file(path))
+}
+
+/// Imports a model from bytes in memory.
+///
+/// External data is read from `folder` and nowhere else; without a folder, a tensor that needs it is an
+/// error. The leading dimension of the graph's input is the batch, whether the file gives it a symbol or
+/// a number.
+pub fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxError> {
+    import::import(bytes, folder)
+}

@@ -44,23 +44,31 @@ pub struct IntegerEpilogue {
 }
 
 impl FloatEpilogue {
+    /// `min(max(x, min), max)`; a NaN becomes `min`.
     #[inline(always)]
-    pub(super) fn clip(&self, x: f32) -> f32 {
+    pub fn clip(&self, x: f32) -> f32 {
         let x = if x > self.min { x } else { self.min };
         if x < self.max { x } else { self.max }
     }
 }
 
 impl IntegerEpilogue {
-    /// The quantized result less its zero point, as f32 (an integer).
+    /// Calls `write` with each element of `out` and the quantized result less its zero point as f32 (an integer,
+    /// never -0), for one pixel's sums from `channel` on.
     #[inline(always)]
-    pub(super) fn steps(&self, channel: usize, sum: i32) -> f32 {
-        let x = sum.wrapping_add(self.constants[channel]) as f32 * self.multipliers[channel];
+    fn for_each<Y>(&self, channel: usize, sums: &[i32], out: &mut [Y], write: impl Fn(&mut Y, f32)) {
+        // Slices of one known length, so that this becomes vector code.
+        let range = channel..channel + sums.len();
+        let (constants, multipliers) = (&self.constants[range.clone()], &self.multipliers[range]);
         let zero_point = f32::from(self.grid.zero_point);
         let (low, high) = (f32::from(self.low) - zero_point, f32::from(self.high) - zero_point);
-        let x = if x > low { x } else { low };
-        let x = if x < high { x } else { high };
-        x.round_ties_even()
+        for (((y, &sum), &constant), &multiplier) in out.iter_mut().zip(sums).zip(constants).zip(multipliers) {
+            let x = sum.wrapping_add(constant) as f32 * multiplier;
+            let x = if x > low { x } else { low };
+            let x = if x < high { x } else { high };
+            // A small negative number rounds to -0, which is no integer's f32; adding 0 makes it 0.
+            write(y, x.round_ties_even() + 0.0);
+        }
     }
 }
 
@@ -96,10 +104,9 @@ impl Sink<f32> for FloatToQuantized<'_> {
 impl Sink<i32> for IntegerToFloat<'_> {
     #[inline(always)]
     fn put(&mut self, pixel: usize, channel: usize, sums: &[i32]) {
-        let out = &mut self.0[pixel * self.1.constants.len() + channel..][..sums.len()];
-        for (i, (y, &sum)) in out.iter_mut().zip(sums).enumerate() {
-            *y = self.1.steps(channel + i, sum) * self.1.grid.scale;
-        }
+        let epilogue = self.1;
+        let out = &mut self.0[pixel * epilogue.constants.len() + channel..][..sums.len()];
+        epilogue.for_each(channel, sums, out, |y, steps| *y = steps * epilogue.grid.scale);
     }
 }
 
@@ -107,20 +114,12 @@ impl Sink<i32> for IntegerToQuantized<'_> {
     #[inline(always)]
     fn put(&mut self, pixel: usize, channel: usize, sums: &[i32]) {
         let epilogue = self.1;
-        let range = channel..channel + sums.len();
-        let (constants, multipliers) = (&epilogue.constants[range.clone()], &epilogue.multipliers[range]);
-        let out = &mut self.0[pixel * epilogue.constants.len() + channel..][..sums.len()];
         let zero_point = f32::from(epilogue.grid.zero_point);
-        let (low, high) = (f32::from(epilogue.low) - zero_point, f32::from(epilogue.high) - zero_point);
-        for (((y, &sum), &constant), &multiplier) in out.iter_mut().zip(sums).zip(constants).zip(multipliers) {
-            // As IntegerEpilogue::steps, over slices of known length so that it becomes vector code.
-            let x = sum.wrapping_add(constant) as f32 * multiplier;
-            let x = if x > low { x } else { low };
-            let x = if x < high { x } else { high };
-            let q = x.round_ties_even() + zero_point;
-            // SAFETY: low <= x <= high (a NaN became low), and low, high plus zero_point are in 0..=255.
-            *y = unsafe { q.to_int_unchecked::<i32>() } as u8;
-        }
+        let out = &mut self.0[pixel * epilogue.constants.len() + channel..][..sums.len()];
+        epilogue.for_each(channel, sums, out, |y, steps| {
+            // SAFETY: low <= steps + zero_point <= high (a NaN became low), which are in 0..=255.
+            *y = unsafe { (steps + zero_point).to_int_unchecked::<i32>() } as u8;
+        });
     }
 }
 

@@ -72,6 +72,15 @@ impl Affine {
         (f32::from(q) - f32::from(self.zero_point)) * self.scale
     }
 
+    /// `clamp(rne(f32(sum) · multiplier) + zero_point)` of a sum in steps that `multiplier` turns into this grid's.
+    #[inline(always)]
+    pub fn requantize(&self, sum: i32, multiplier: f32) -> u8 {
+        let low = f32::from(self.quant_min) - f32::from(self.zero_point);
+        let high = f32::from(self.quant_max) - f32::from(self.zero_point);
+        let steps = round_half_even((sum as f32 * multiplier).max(low).min(high));
+        (steps + f32::from(self.zero_point)) as u8
+    }
+
     /// The integers between which a tensor clipped to `[min, max]` lies.
     pub fn clip(&self, min: f32, max: f32) -> (u8, u8) {
         (self.quantize(min), self.quantize(max))

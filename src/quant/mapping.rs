@@ -105,14 +105,25 @@ impl QConfigMapping {
         for &id in fp32 {
             let group = groups.get(id);
             let (parent, index) = &orders[id.0];
+            let mut ordered = false;
             for (name, object_type, order, qconfig) in &mut mapping.module_name_object_type_order {
                 // This section has the last word, so the entry itself must say fp32.
                 if name == parent && is_type(object_type, &group.object_type) && order == index {
                     *qconfig = None;
+                    ordered = true;
                 }
             }
-            mapping.module_name.retain(|(name, _)| *name != group.id && !group.aliases.contains(name));
-            mapping.module_name.push((group.id.clone(), None));
+            if ordered {
+                continue;
+            }
+            if groups.all().iter().any(|g| parents(&g.id).any(|p| p == group.id)) {
+                // Its name would take all groups below it along.
+                let entry = (parent.clone(), group.object_type.clone(), *index, None);
+                mapping.module_name_object_type_order.push(entry);
+            } else {
+                mapping.module_name.retain(|(name, _)| *name != group.id && !group.aliases.contains(name));
+                mapping.module_name.push((group.id.clone(), None));
+            }
         }
         mapping
     }
@@ -139,15 +150,14 @@ impl QConfigMapping {
                 .or_else(|| group.aliases.iter().find_map(|alias| listed(alias)))
                 .or_else(|| parents(&group.id).find_map(listed))
         };
-        let by_regex = || regexes.iter().find(|(r, _)| r.is_match(&group.id)).map(|(_, q)| *q);
+        let by_regex = || regexes.iter().find(|(r, _)| matches_start(r, &group.id)).map(|(_, q)| *q);
         let by_type = || self.object_type.iter().find(|(t, _)| is_type(t, &group.object_type)).map(|(_, q)| *q);
         by_order.or_else(by_name).or_else(by_regex).or_else(by_type).unwrap_or(self.global)
     }
 
     fn regexes(&self) -> Result<Vec<(Regex, Option<QConfig>)>, MappingError> {
         let compile = |(pattern, qconfig): &(String, Option<QConfig>)| {
-            // Python's re.match, which PyTorch uses, is anchored at the start only.
-            let regex = Regex::new(&format!("^(?:{pattern})"))
+            let regex = Regex::new(pattern)
                 .map_err(|source| MappingError::Regex { pattern: pattern.clone(), source: Box::new(source) })?;
             Ok((regex, *qconfig))
         };
@@ -185,7 +195,7 @@ impl QConfigMapping {
             }
         }
         for ((regex, _), (pattern, _)) in regexes.iter().zip(&self.module_name_regex) {
-            if !all.iter().any(|g| regex.is_match(&g.id)) {
+            if !all.iter().any(|g| matches_start(regex, &g.id)) {
                 return Err(no_such("module_name_regex", pattern, std::iter::empty()));
             }
         }
@@ -225,6 +235,12 @@ const TORCH_TYPES: [(&str, &str); 8] = [
 
 fn is_type(given: &str, onnx: &str) -> bool {
     given == onnx || TORCH_TYPES.contains(&(given, onnx))
+}
+
+/// Python's `re.match`, which PyTorch uses: anchored at the start only. The leftmost match is at the start when
+/// any is.
+fn matches_start(regex: &Regex, name: &str) -> bool {
+    regex.find(name).is_some_and(|found| found.start() == 0)
 }
 
 /// The parents of a module path, nearest first: `a.b.c` has `a.b` and `a`.
@@ -378,3 +394,6 @@ impl Serialize for QConfigMapping {
         map.end()
     }
 }
+
+#[cfg(test)]
+mod tests;

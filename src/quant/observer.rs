@@ -232,5 +232,49 @@ mod tests {
             let (min, max) = statistics.range(ObserverKind::Histogram);
             prop_assert!(min <= max && min >= statistics.min - 1e-5 && max <= statistics.max + 1e-5);
         }
+
+        #[test]
+        fn merging_keeps_count_and_range_in_any_order(
+            samples in proptest::collection::vec(sample(), 1..8),
+            swap in any::<proptest::sample::Index>(),
+        ) {
+            let merged = |samples: &[Vec<f32>]| {
+                let mut all = samples.iter().map(|x| TensorStatistics::of(x).unwrap());
+                let first = all.next().unwrap();
+                all.fold(first, |mut sum, next| {
+                    sum.merge(&next);
+                    sum
+                })
+            };
+            let forward = merged(&samples);
+            let mut other = samples.clone();
+            other.rotate_left(swap.index(samples.len()));
+            let all = samples.concat();
+            for statistics in [&forward, &merged(&other)] {
+                let count = statistics.histogram.counts.iter().sum::<f64>();
+                prop_assert!((count - all.len() as f64).abs() < 1e-6, "{count} of {}", all.len());
+                prop_assert!(statistics.histogram.counts.iter().all(|&c| c >= 0.0));
+                let whole = TensorStatistics::of(&all).unwrap();
+                prop_assert_eq!((statistics.min, statistics.max), (whole.min, whole.max));
+                prop_assert_eq!((statistics.histogram.min, statistics.histogram.max), (whole.min, whole.max));
+                // A merge moves an element by one bin at most: below each quarter lies at least what lay there.
+                let width = (f64::from(whole.max) - f64::from(whole.min)) / BINS as f64;
+                for bin in [BINS / 4, BINS / 2, BINS * 3 / 4] {
+                    let held: f64 = statistics.histogram.counts[..bin + samples.len()].iter().sum();
+                    let end = f64::from(whole.min) + width * (bin - 1) as f64;
+                    let least = all.iter().filter(|&&v| f64::from(v) < end).count() as f64;
+                    prop_assert!(held + 1e-6 >= least, "bin {bin}: {held} < {least}");
+                }
+            }
+            // The same samples in the same order give the same bits.
+            prop_assert_eq!(merged(&samples), forward);
+        }
+    }
+
+    /// A sample of a tensor: ranges of many sizes, and single points.
+    fn sample() -> impl Strategy<Value = Vec<f32>> {
+        let spread = prop_oneof![Just(0.0f32), Just(1e-3), Just(1.0), Just(1e4)];
+        (-5.0f32..5.0, spread, proptest::collection::vec(-1.0f32..1.0, 1..60))
+            .prop_map(|(middle, spread, x)| x.into_iter().map(|v| middle + v * spread).collect())
     }
 }

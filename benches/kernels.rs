@@ -1,0 +1,101 @@
+//! Convolutions and linear layers of MobileNetV2 and ResNet-50, on one thread, for every kernel of this CPU.
+//!
+//! Throughput is in multiply-accumulates: `Gelem/s` reads as GMAC/s. `cargo bench --bench kernels -- avx2` picks one
+//! kernel; the reference kernel is slow and needs minutes.
+
+use std::{hint::black_box, time::Duration};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use qtuned::{
+    graph::Window,
+    kernels::{FloatEpilogue, Geometry, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger},
+    quant::Affine,
+};
+
+/// Name, side of the input, channels read and written, groups, kernel, stride.
+const LAYERS: [(&str, usize, usize, usize, usize, usize, usize); 6] = [
+    ("mobilenet_v2 pointwise 14x14 96-576", 14, 96, 576, 1, 1, 1),
+    ("mobilenet_v2 pointwise 56x56 24-144", 56, 24, 144, 1, 1, 1),
+    ("mobilenet_v2 depthwise 28x28 192", 28, 192, 192, 192, 3, 1),
+    ("mobilenet_v2 depthwise 56x56 144 stride 2", 56, 144, 144, 144, 3, 2),
+    ("resnet50 3x3 14x14 256-256", 14, 256, 256, 1, 3, 1),
+    ("resnet50 linear 2048-1000", 1, 2048, 1000, 1, 1, 1),
+];
+
+fn layers(criterion: &mut Criterion) {
+    for (name, side, in_channels, out_channels, groups, kernel, stride) in LAYERS {
+        let pad = kernel / 2;
+        let window = Window { kernel: [kernel; 2], stride: [stride; 2], dilation: [1, 1], pads: [pad; 4] };
+        let geometry = Geometry { in_channels, out_channels, groups, window };
+        let [height, width] = window.output_size([side, side]).unwrap();
+        let per_output = in_channels / groups * kernel * kernel;
+        let outputs = height * width * out_channels;
+        let dims = [1, side, side];
+
+        // Numbers that look like activations and weights; their values do not change the speed.
+        let q: Vec<u8> = (0..side * side * in_channels).map(|i| (i * 37 % 256) as u8).collect();
+        let qw: Vec<i8> = (0..out_channels * per_output).map(|i| (i * 29 % 255) as i8).collect();
+        let x: Vec<f32> = q.iter().map(|&q| f32::from(q) / 64.0).collect();
+        let w: Vec<f32> = qw.iter().map(|&w| f32::from(w) / 64.0).collect();
+        let float = PackedFloat::new(geometry, &w, Some(&vec![0.5; out_channels]));
+        let integer = PackedInteger::new(geometry, &qw);
+        let grid = Affine { scale: 0.02, zero_point: 3, quant_min: 0, quant_max: 255 };
+        let clip = FloatEpilogue { min: 0.0, max: 6.0, grid: None };
+        let requantize = IntegerEpilogue {
+            constants: vec![17; out_channels],
+            multipliers: vec![0.001; out_channels],
+            grid,
+            low: 3,
+            high: 255,
+        };
+        let (mut y, mut qy) = (vec![0.0f32; outputs], vec![0u8; outputs]);
+
+        let mut group = criterion.benchmark_group(name);
+        group.throughput(Throughput::Elements((outputs * per_output) as u64));
+        group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+        for kernels in Kernels::available() {
+            group.bench_function(format!("{} fp32", kernels.name()), |bencher| {
+                bencher.iter(|| {
+                    kernels.conv_float(&float, black_box(&x), dims, clip, Output::Float(black_box(&mut y)), false);
+                });
+            });
+            group.bench_function(format!("{} int8", kernels.name()), |bencher| {
+                bencher.iter(|| {
+                    let out = Output::Quantized(black_box(&mut qy));
+                    kernels.conv_integer(&integer, black_box(&q), 128, dims, &requantize, out, false);
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+/// Operators over single elements; throughput in elements.
+fn elementwise(criterion: &mut Criterion) {
+    const LEN: usize = 28 * 28 * 192;
+    let q: Vec<u8> = (0..LEN).map(|i| (i * 37 % 256) as u8).collect();
+    let x: Vec<f32> = q.iter().map(|&q| f32::from(q) / 64.0 - 1.0).collect();
+    let grid = Affine { scale: 0.02, zero_point: 3, quant_min: 0, quant_max: 255 };
+    let (mut y, mut qy) = (vec![0.0f32; LEN], vec![0u8; LEN]);
+    let mut group = criterion.benchmark_group("elementwise 28x28 192");
+    group.throughput(Throughput::Elements(LEN as u64));
+    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    for kernels in Kernels::available() {
+        group.bench_function(format!("{} quantize", kernels.name()), |bencher| {
+            bencher.iter(|| kernels.quantize(black_box(&x), grid, black_box(&mut qy)));
+        });
+        group.bench_function(format!("{} dequantize", kernels.name()), |bencher| {
+            bencher.iter(|| kernels.dequantize(black_box(&q), grid, black_box(&mut y)));
+        });
+        group.bench_function(format!("{} add int8", kernels.name()), |bencher| {
+            bencher.iter(|| {
+                let out = Output::Quantized(black_box(&mut qy));
+                kernels.add_integer((black_box(&q), grid), (black_box(&q), grid), grid, (0, 255), out);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, layers, elementwise);
+criterion_main!(benches);

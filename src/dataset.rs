@@ -1,0 +1,251 @@
+//! Labelled samples: readers, preprocessing, splits.
+//!
+//! [`Dataset::open`] reads the list of samples and splits it. Arrays (IDX, npz) stay in memory whole
+//! as u8; pictures in files are decoded when they are first loaded, and what preprocessing makes of
+//! them before scaling is kept as u8 up to a limit ([`Dataset::with_cache_bytes`]). So memory is
+//! bounded by the arrays, the cache, and one picture for each thread that loads.
+
+mod error;
+mod file;
+mod idx;
+mod npz;
+mod picture;
+mod preprocess;
+mod resize;
+mod spec;
+mod split;
+mod table;
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+pub use error::DatasetError;
+use preprocess::{Geometry, Normalizer};
+pub use spec::{
+    Channels, DataSpec, IdxFiles, Interpolation, NpzFile, Preprocess, Resize, ResizeTo, Size, Source, SplitCounts,
+    SplitSpec,
+};
+use table::{Row, Table};
+
+/// How many bytes of preprocessed pictures are kept unless told otherwise.
+pub const DEFAULT_CACHE_BYTES: usize = 1 << 30;
+
+/// Heads the digest, so that a change of its form changes its value.
+const DIGEST_DOMAIN: &[u8] = b"qtuned dataset 1\0";
+
+/// What a sample is used for. No sample has two uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The observers see it.
+    Calibrate,
+    /// Trials are measured on it.
+    Search,
+    /// Only the final certificate sees it.
+    Certify,
+}
+
+impl Part {
+    /// The part's name in a job.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Calibrate => "calibrate",
+            Part::Search => "search",
+            Part::Certify => "certify",
+        }
+    }
+}
+
+/// One network input and its label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Values in rows, channels last.
+    pub input: Vec<f32>,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Values a pixel.
+    pub channels: usize,
+    /// The right class.
+    pub label: u32,
+    /// The csv's `file`, the path below the image folder, or the index in the array.
+    pub name: String,
+}
+
+/// The split samples of a job. Shared between threads by reference.
+pub struct Dataset {
+    images: Table,
+    calibration: Option<Table>,
+    geometry: Geometry,
+    normalizer: Normalizer,
+    shape: [usize; 3],
+    calibrate: Members,
+    search: Members,
+    certify: Members,
+    cache_limit: usize,
+    cached: AtomicUsize,
+}
+
+/// The rows of a part, and their pixels once known.
+struct Members {
+    rows: Vec<usize>,
+    pixels: Vec<OnceLock<Box<[u8]>>>,
+}
+
+impl Members {
+    fn new(rows: Vec<usize>) -> Members {
+        let pixels = rows.iter().map(|_| OnceLock::new()).collect();
+        Members { rows, pixels }
+    }
+}
+
+impl Dataset {
+    /// Reads the lists of samples, splits them, and decodes one to learn the input's shape.
+    /// Relative paths start at `base`, the folder of the job's file.
+    pub fn open(spec: &DataSpec, base: &Path) -> Result<Dataset, DatasetError> {
+        let images = Table::read(&spec.images, base)?;
+        let calibration = spec.calibration_images.as_ref().map(|s| Table::read(s, base)).transpose()?;
+        let split = split::split(&spec.split, base, &images, calibration.as_ref())?;
+
+        let calibrate_from = calibration.as_ref().unwrap_or(&images);
+        split.calibrate.iter().try_for_each(|&row| calibrate_from.check_exists(row))?;
+        split.search.iter().chain(&split.certify).try_for_each(|&row| images.check_exists(row))?;
+
+        let geometry = Geometry::new(&spec.preprocess);
+        let first = split.search[0];
+        let picture = geometry
+            .apply(images.picture(first)?)
+            .map_err(|problem| DatasetError::Picture { sample: images.place(first), problem })?;
+        Ok(Dataset {
+            normalizer: Normalizer::new(&spec.preprocess, picture.channels)?,
+            shape: [picture.height, picture.width, picture.channels],
+            images,
+            calibration,
+            geometry,
+            calibrate: Members::new(split.calibrate),
+            search: Members::new(split.search),
+            certify: Members::new(split.certify),
+            cache_limit: DEFAULT_CACHE_BYTES,
+            cached: AtomicUsize::new(0),
+        })
+    }
+
+    /// Keeps at most this many bytes of preprocessed pictures. 0 decodes at every load.
+    pub fn with_cache_bytes(mut self, limit: usize) -> Dataset {
+        self.cache_limit = limit;
+        self
+    }
+
+    /// Height, width and channels of every sample's input.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// One more than the largest label in the sources. A network may know more classes.
+    pub fn classes(&self) -> u32 {
+        let calibration = self.calibration.as_ref().map_or(0, |table| table.classes);
+        self.images.classes.max(calibration)
+    }
+
+    /// How many samples a part has. Calibrate and search have at least one.
+    pub fn len(&self, part: Part) -> usize {
+        self.part(part).1.rows.len()
+    }
+
+    /// Names and labels of a part, in order, without loading a picture.
+    pub fn labels(&self, part: Part) -> impl ExactSizeIterator<Item = (&str, u32)> {
+        let (table, members) = self.part(part);
+        members.rows.iter().map(|&row| (table.rows[row].name.as_str(), table.rows[row].label))
+    }
+
+    /// The `index`-th sample of a part.
+    pub fn load(&self, part: Part, index: usize) -> Result<Sample, DatasetError> {
+        let (table, members) = self.part(part);
+        let Some(&row) = members.rows.get(index) else {
+            let count = members.rows.len();
+            return Err(DatasetError::NoSuchSample { part: part.name(), index, count });
+        };
+        let pixels = self.pixels(table, row, &members.pixels[index])?;
+        let Row { name, label } = &table.rows[row];
+        let [height, width, channels] = self.shape;
+        Ok(Sample { input: self.normalizer.apply(&pixels), height, width, channels, label: *label, name: name.clone() })
+    }
+
+    /// SHA-256 of what a part measures with: the preprocessing, then each sample's content and
+    /// label in order. Content is the encoded file or the array's pixels; names and paths are not
+    /// in it. Which pixels a decoder makes of a file is not in it either: that belongs to the
+    /// version of the program.
+    pub fn digest(&self, part: Part) -> Result<[u8; 32], DatasetError> {
+        let (table, members) = self.part(part);
+        let hashes: Vec<_> = members.rows.par_iter().map(|&row| table.content_hash(row)).collect();
+        let mut hasher = Sha256::new();
+        hasher.update(DIGEST_DOMAIN);
+        self.geometry.hash_into(&mut hasher, self.shape[2]);
+        self.normalizer.hash_into(&mut hasher);
+        hasher.update((members.rows.len() as u64).to_le_bytes());
+        for (&row, hash) in members.rows.iter().zip(hashes) {
+            hasher.update(hash?);
+            hasher.update(table.rows[row].label.to_le_bytes());
+        }
+        Ok(hasher.finalize().into())
+    }
+
+    fn part(&self, part: Part) -> (&Table, &Members) {
+        match part {
+            Part::Calibrate => (self.calibration.as_ref().unwrap_or(&self.images), &self.calibrate),
+            Part::Search => (&self.images, &self.search),
+            Part::Certify => (&self.images, &self.certify),
+        }
+    }
+
+    /// The sample's u8 input: borrowed from the array where it is there as needed, or from the
+    /// cache, or made now and kept if there is room. Samples are read in turn, epoch after epoch,
+    /// so what is kept stays: to evict the oldest would miss every time.
+    fn pixels<'a>(
+        &'a self,
+        table: &'a Table,
+        row: usize,
+        kept: &'a OnceLock<Box<[u8]>>,
+    ) -> Result<Cow<'a, [u8]>, DatasetError> {
+        if let Some(pixels) = kept.get() {
+            return Ok(Cow::Borrowed(pixels));
+        }
+        let check = |found: [usize; 3]| {
+            if found == self.shape {
+                return Ok(());
+            }
+            let problem = format!(
+                "expected height, width and channels {:?} as the first sample has, found {found:?}",
+                self.shape
+            );
+            Err(DatasetError::Picture { sample: table.place(row), problem })
+        };
+        if let Some(array) = table.array().filter(|array| self.geometry.keeps(array.channels)) {
+            check([array.height, array.width, array.channels])?;
+            return Ok(Cow::Borrowed(array.sample(row)));
+        }
+        let picture = self
+            .geometry
+            .apply(table.picture(row)?)
+            .map_err(|problem| DatasetError::Picture { sample: table.place(row), problem })?;
+        check([picture.height, picture.width, picture.channels])?;
+        let pixels = picture.pixels;
+        // Room is taken first and given back where another thread was faster.
+        let bytes = pixels.len();
+        let before = self.cached.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before.checked_add(bytes).is_some_and(|after| after <= self.cache_limit);
+        if fits && kept.set(pixels.clone().into_boxed_slice()).is_ok() {
+            return Ok(Cow::Owned(pixels));
+        }
+        self.cached.fetch_sub(bytes, Ordering::Relaxed);
+        Ok(Cow::Owned(pixels))
+    }
+}
+
+#[cfg(test)]
+mod tests;

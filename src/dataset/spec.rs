@@ -1,0 +1,414 @@
+//! The `data:` section of a job.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest side a job may ask for.
+const MAX_SIDE: u32 = 16_384;
+
+/// The labelled samples of a job, how they become network inputs, and which of them do what.
+///
+/// ```yaml
+/// images: {csv: data/labels.csv}
+/// preprocess: {resize: {short_side: 256}, center_crop: 224, scale: 0.00392156862745098}
+/// split: {calibrate: 128, search: 572, certify: 300, seed: 0}
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSpec {
+    /// Where the samples are.
+    pub images: Source,
+    /// Where the calibration samples are, when they are not taken from `images`. Then
+    /// `split.calibrate` counts in this source, and `search` and `certify` share all of `images`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration_images: Option<Source>,
+    /// From decoded pixels to network input.
+    #[serde(default)]
+    pub preprocess: Preprocess,
+    /// Which samples calibrate, search and certify.
+    pub split: SplitSpec,
+}
+
+/// One place that holds pictures and their labels. In YAML a mapping with exactly one of the keys
+/// `csv`, `idx`, `npz` and `image_folder`. Paths are relative to the job's file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "SourceFields", into = "SourceFields")]
+pub enum Source {
+    /// `csv: FILE` with a header that names the columns `file` and `label`. Files are relative to
+    /// the csv; labels are integers from 0.
+    Csv(PathBuf),
+    /// `idx: {images: FILE, labels: FILE}`: the format of MNIST, optionally gzipped.
+    Idx(IdxFiles),
+    /// `npz: {file: FILE, images: x, labels: y}`: arrays that numpy saved.
+    Npz(NpzFile),
+    /// `image_folder: DIR`: one sub-folder a class; the sorted names give the labels.
+    ImageFolder(PathBuf),
+}
+
+/// The two files of an IDX data set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdxFiles {
+    /// u8 pixels, `[N, H, W]` or `[N, H, W, C]`.
+    pub images: PathBuf,
+    /// Integer labels, `[N]`.
+    pub labels: PathBuf,
+}
+
+/// A numpy archive and the names of its two arrays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NpzFile {
+    /// The archive.
+    pub file: PathBuf,
+    /// Name of the uint8 array `[N, H, W]` or `[N, H, W, C]`.
+    #[serde(default = "default_images_array")]
+    pub images: String,
+    /// Name of the integer array `[N]` or `[N, 1]`.
+    #[serde(default = "default_labels_array")]
+    pub labels: String,
+}
+
+fn default_images_array() -> String {
+    "x".to_owned()
+}
+
+fn default_labels_array() -> String {
+    "y".to_owned()
+}
+
+/// [`Source`] as YAML writes it.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceFields {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    csv: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    idx: Option<IdxFiles>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    npz: Option<NpzFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image_folder: Option<PathBuf>,
+}
+
+impl TryFrom<SourceFields> for Source {
+    type Error = String;
+
+    fn try_from(fields: SourceFields) -> Result<Source, String> {
+        let SourceFields { csv, idx, npz, image_folder } = fields;
+        let present = [
+            ("csv", csv.map(Source::Csv)),
+            ("idx", idx.map(Source::Idx)),
+            ("npz", npz.map(Source::Npz)),
+            ("image_folder", image_folder.map(Source::ImageFolder)),
+        ];
+        let (names, mut sources): (Vec<_>, Vec<_>) =
+            present.into_iter().filter_map(|(name, source)| Some((name, source?))).unzip();
+        match (sources.pop(), sources.is_empty()) {
+            (Some(source), true) => Ok(source),
+            (Some(_), false) => {
+                Err(format!("expected exactly one of csv, idx, npz and image_folder, found {}", names.join(" and ")))
+            }
+            (None, _) => Err("expected one of csv, idx, npz and image_folder".to_owned()),
+        }
+    }
+}
+
+impl From<Source> for SourceFields {
+    fn from(source: Source) -> SourceFields {
+        let mut fields = SourceFields::default();
+        match source {
+            Source::Csv(file) => fields.csv = Some(file),
+            Source::Idx(files) => fields.idx = Some(files),
+            Source::Npz(file) => fields.npz = Some(file),
+            Source::ImageFolder(folder) => fields.image_folder = Some(folder),
+        }
+        fields
+    }
+}
+
+/// From decoded pixels to network input: channels, resize, crop, then
+/// `(pixel * scale - mean) / std` in f32, in this order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocess {
+    /// Resize first. Without it pictures keep their size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<Resize>,
+    /// Keep the centre: `224`, or `[height, width]`. The upper left corner is at half the margin,
+    /// rounded down. A smaller picture is an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub center_crop: Option<Size>,
+    /// Channels and their order. Without it the samples keep the channels they have: 1 for gray,
+    /// 3 (red, green, blue) for colour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Channels>,
+    /// Multiplies each pixel (0 to 255).
+    #[serde(default = "default_scale")]
+    pub scale: f64,
+    /// Subtracted after scaling: one value, or one for each channel in the order of `channels`.
+    #[serde(default = "default_mean")]
+    pub mean: Vec<f64>,
+    /// Divides at the end: one value, or one for each channel in the order of `channels`.
+    #[serde(default = "default_std")]
+    pub std: Vec<f64>,
+}
+
+impl Default for Preprocess {
+    fn default() -> Preprocess {
+        Preprocess {
+            resize: None,
+            center_crop: None,
+            channels: None,
+            scale: default_scale(),
+            mean: default_mean(),
+            std: default_std(),
+        }
+    }
+}
+
+fn default_scale() -> f64 {
+    1.0
+}
+
+fn default_mean() -> Vec<f64> {
+    vec![0.0]
+}
+
+fn default_std() -> Vec<f64> {
+    vec![1.0]
+}
+
+/// How to resize, as Pillow does it. In YAML `{short_side: 256}` or `{size: [height, width]}`,
+/// with an optional `interpolation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "ResizeFields", into = "ResizeFields")]
+pub struct Resize {
+    /// The size to reach.
+    pub to: ResizeTo,
+    /// The filter.
+    pub interpolation: Interpolation,
+}
+
+/// The size that a resize reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResizeTo {
+    /// The shorter side gets this length. The longer gets `length * long / short`, rounded down.
+    ShortSide(u32),
+    /// Exactly this size; the aspect ratio may change.
+    Size(Size),
+}
+
+/// [`Resize`] as YAML writes it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResizeFields {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    short_side: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    size: Option<Size>,
+    #[serde(default)]
+    interpolation: Interpolation,
+}
+
+impl TryFrom<ResizeFields> for Resize {
+    type Error = String;
+
+    fn try_from(fields: ResizeFields) -> Result<Resize, String> {
+        let to = match (fields.short_side, fields.size) {
+            (Some(side), None) => ResizeTo::ShortSide(checked_side(side)?),
+            (None, Some(size)) => ResizeTo::Size(size),
+            (Some(_), Some(_)) => {
+                return Err("expected one of short_side and size, found both".to_owned());
+            }
+            (None, None) => return Err("expected one of short_side and size".to_owned()),
+        };
+        Ok(Resize { to, interpolation: fields.interpolation })
+    }
+}
+
+impl From<Resize> for ResizeFields {
+    fn from(resize: Resize) -> ResizeFields {
+        let (short_side, size) = match resize.to {
+            ResizeTo::ShortSide(side) => (Some(side), None),
+            ResizeTo::Size(size) => (None, Some(size)),
+        };
+        ResizeFields { short_side, size, interpolation: resize.interpolation }
+    }
+}
+
+/// The filter of a resize. All but `nearest` antialias when they shrink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interpolation {
+    /// The pixel under the centre.
+    Nearest,
+    /// A triangle over 2 pixels.
+    #[default]
+    Bilinear,
+    /// Keys' cubic over 4 pixels, a = -0.5.
+    Bicubic,
+    /// A windowed sinc over 6 pixels.
+    Lanczos,
+}
+
+/// A height and a width. In YAML one number for a square, or `[height, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "SizeFields", into = "SizeFields")]
+pub struct Size {
+    /// Rows.
+    pub height: u32,
+    /// Columns.
+    pub width: u32,
+}
+
+/// [`Size`] as YAML writes it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number or [height, width]")]
+enum SizeFields {
+    Square(u32),
+    HeightWidth([u32; 2]),
+}
+
+impl TryFrom<SizeFields> for Size {
+    type Error = String;
+
+    fn try_from(fields: SizeFields) -> Result<Size, String> {
+        let [height, width] = match fields {
+            SizeFields::Square(side) => [side, side],
+            SizeFields::HeightWidth(sides) => sides,
+        };
+        Ok(Size { height: checked_side(height)?, width: checked_side(width)? })
+    }
+}
+
+impl From<Size> for SizeFields {
+    fn from(size: Size) -> SizeFields {
+        if size.height == size.width {
+            SizeFields::Square(size.height)
+        } else {
+            SizeFields::HeightWidth([size.height, size.width])
+        }
+    }
+}
+
+fn checked_side(side: u32) -> Result<u32, String> {
+    if (1..=MAX_SIDE).contains(&side) {
+        Ok(side)
+    } else {
+        Err(format!("expected a side from 1 to {MAX_SIDE}, found {side}"))
+    }
+}
+
+/// Which channels a network reads, in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Channels {
+    /// Red, green, blue.
+    Rgb,
+    /// Blue, green, red.
+    Bgr,
+    /// Luma only (ITU-R 601, as Pillow's mode L).
+    Gray,
+}
+
+impl Channels {
+    /// How many they are.
+    pub fn count(self) -> usize {
+        match self {
+            Channels::Rgb | Channels::Bgr => 3,
+            Channels::Gray => 1,
+        }
+    }
+}
+
+/// Which samples calibrate, search and certify. In YAML
+/// `{calibrate: n, search: n, certify: n, seed: s}` or `{file: split.json}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "SplitFields", into = "SplitFields")]
+pub enum SplitSpec {
+    /// By counts, after a seeded permutation.
+    Counts(SplitCounts),
+    /// By names or indices, listed in a JSON file under `calibration`, `validation` (or `search`)
+    /// and, if wanted, `certify`. The path is relative to the job's file.
+    File(PathBuf),
+}
+
+/// How many samples each part gets from the permutation. Calibrate takes the first, search
+/// the next, certify those after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SplitCounts {
+    /// Samples that the observers see.
+    pub calibrate: usize,
+    /// Samples that trials are measured on. Without a number: all that the others leave.
+    pub search: Option<usize>,
+    /// Samples that only the final certificate sees. 0 without a number.
+    pub certify: usize,
+    /// Seed of the permutation. 0 without a number.
+    pub seed: u64,
+}
+
+/// [`SplitSpec`] as YAML writes it.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SplitFields {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    calibrate: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    search: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certify: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+}
+
+impl TryFrom<SplitFields> for SplitSpec {
+    type Error = String;
+
+    fn try_from(fields: SplitFields) -> Result<SplitSpec, String> {
+        let counts =
+            fields.calibrate.is_some() || fields.search.is_some() || fields.certify.is_some() || fields.seed.is_some();
+        match (fields.file, counts) {
+            (Some(file), false) => Ok(SplitSpec::File(file)),
+            (Some(_), true) => {
+                Err("expected either file, or calibrate, search, certify and seed, found both".to_owned())
+            }
+            (None, _) => {
+                let at_least_one = |name: &str, count: usize| match count {
+                    0 => Err(format!("expected {name} of at least 1, found 0")),
+                    count => Ok(count),
+                };
+                let Some(calibrate) = fields.calibrate else {
+                    return Err("expected calibrate (a count) or file".to_owned());
+                };
+                Ok(SplitSpec::Counts(SplitCounts {
+                    calibrate: at_least_one("calibrate", calibrate)?,
+                    search: fields.search.map(|n| at_least_one("search", n)).transpose()?,
+                    certify: fields.certify.unwrap_or(0),
+                    seed: fields.seed.unwrap_or(0),
+                }))
+            }
+        }
+    }
+}
+
+impl From<SplitSpec> for SplitFields {
+    fn from(split: SplitSpec) -> SplitFields {
+        match split {
+            SplitSpec::File(file) => SplitFields { file: Some(file), ..SplitFields::default() },
+            SplitSpec::Counts(counts) => SplitFields {
+                file: None,
+                calibrate: Some(counts.calibrate),
+                search: counts.search,
+                certify: Some(counts.certify),
+                seed: Some(counts.seed),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

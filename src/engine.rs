@@ -1,0 +1,201 @@
+//! Execution: a graph and the quantization of its groups compile to a [`Plan`], which runs on candle tensors.
+//!
+//! Activations are channels-last: a tensor of logical shape `[n, c, h, w]` whose storage is `[n, h, w, c]`.
+//! Integer steps are candle custom ops on U8 tensors with exact u8 × s8 → s32 products. A step writes what the
+//! next one reads, u8 or f32, so that a precision boundary costs no pass of its own.
+
+mod compile;
+mod kind;
+mod run;
+mod weights;
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+pub(crate) use compile::carries;
+pub use run::Seen;
+pub use weights::QuantizedWeight;
+
+use crate::{
+    graph::{Graph, GroupId, Groups, NodeId, ValueId},
+    kernels::Kernels,
+    quant::{Affine, WeightSpec},
+};
+
+/// How one group runs in integers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupQuantization {
+    /// Grids of its inputs, in order.
+    pub inputs: Vec<Affine>,
+    /// Grid of its output.
+    pub output: Affine,
+    /// How its weight is quantized; unused by groups without one.
+    pub weight: WeightSpec,
+}
+
+/// A graph, its groups and their packed weights: what all plans share.
+#[derive(Debug)]
+pub struct Engine {
+    graph: Arc<Graph>,
+    groups: Arc<Groups>,
+    kernels: Kernels,
+    weights: weights::PackedWeights,
+}
+
+/// How a value is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Representation {
+    /// As f32.
+    Float,
+    /// As u8 on this grid.
+    Quantized(Affine),
+}
+
+/// One value in one representation.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    value: ValueId,
+    representation: Representation,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct SlotId(usize);
+
+/// One kernel call.
+#[derive(Clone, Debug)]
+struct Step {
+    /// The node it belongs to; a conversion belongs to the node that asked for it.
+    node: NodeId,
+    kind: kind::Kind,
+    inputs: Vec<SlotId>,
+    output: SlotId,
+    /// Whether it writes its node's value, rather than converting one.
+    is_node: bool,
+    /// Slots that no later step reads.
+    release: Vec<SlotId>,
+}
+
+/// A graph compiled for one quantization: an ordered list of steps with packed weights. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    graph: Arc<Graph>,
+    kernels: Kernels,
+    slots: Arc<[Slot]>,
+    steps: Arc<[Step]>,
+    outputs: Vec<SlotId>,
+    weight_bytes: u64,
+    activation_bytes: u64,
+}
+
+/// What keeps a plan from running.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A tensor that is not what the graph reads.
+    #[error("input has shape {got:?}, expected f32 of [batch, {}]", expected.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    Input {
+        /// As given.
+        got: Vec<usize>,
+        /// Without the batch.
+        expected: Vec<usize>,
+    },
+    /// A failure in candle.
+    #[error("running node `{node}` failed")]
+    Step {
+        /// The node.
+        node: String,
+        /// Candle's reason.
+        #[source]
+        source: Box<candle_core::Error>,
+    },
+    /// A failure in candle outside any node.
+    #[error("preparing a tensor failed")]
+    Tensor(#[source] Box<candle_core::Error>),
+}
+
+impl From<candle_core::Error> for EngineError {
+    fn from(source: candle_core::Error) -> Self {
+        EngineError::Tensor(Box::new(source))
+    }
+}
+
+impl Engine {
+    /// An engine for a graph, on these kernels.
+    pub fn new(graph: Arc<Graph>, groups: Arc<Groups>, kernels: Kernels) -> Engine {
+        let weights = weights::PackedWeights::new(graph.nodes.len());
+        Engine { graph, groups, kernels, weights }
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.graph
+    }
+
+    /// Its groups.
+    pub fn groups(&self) -> &Arc<Groups> {
+        &self.groups
+    }
+
+    /// The kernels in use.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// Compiles the graph with each group in int8 where `quantization` has an entry, else in fp32.
+    ///
+    /// # Panics
+    /// When there is not one entry a group.
+    pub fn plan(&self, quantization: &[Option<GroupQuantization>]) -> Plan {
+        compile::compile(self, quantization)
+    }
+
+    /// The plan with every group in fp32.
+    pub fn fp32_plan(&self) -> Plan {
+        self.plan(&vec![None; self.groups.len()])
+    }
+
+    /// A group's weight as it is quantized; `None` for groups without one.
+    pub fn quantized_weight(&self, group: GroupId, q: &GroupQuantization) -> Option<Arc<QuantizedWeight>> {
+        let anchor = self.groups.get(group).anchor;
+        self.weights.integer(self.graph.node(anchor), anchor, &q.weight, q.inputs.first()?.scale)
+    }
+}
+
+impl Plan {
+    /// Bytes of all weights, biases and scales as this plan's precisions store them: f32 weights 4 bytes, s8
+    /// weights 1, biases 4, scales 4.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+
+    /// Bytes of the values alive at the same time while one sample runs, at most.
+    pub fn activation_bytes(&self) -> u64 {
+        self.activation_bytes
+    }
+
+    /// The name of each step's node and kind, with how its output is stored; for people who read plans.
+    pub fn describe(&self) -> Vec<String> {
+        let describe = |step: &Step| {
+            let stored = match self.slots[step.output.0].representation {
+                Representation::Float => "f32",
+                Representation::Quantized(_) => "u8",
+            };
+            format!("{} {} -> {stored}", self.graph.node(step.node).name, step.kind.name())
+        };
+        self.steps.iter().map(describe).collect()
+    }
+}
+
+/// A batch of samples, each in height, width, channel order, as the tensor that plans read: logical shape
+/// `[batch, channels, height, width]`.
+///
+/// # Errors
+/// When the number of elements is not that of the shape.
+pub fn input_tensor(
+    samples: Vec<f32>,
+    batch: usize,
+    [height, width, channels]: [usize; 3],
+) -> Result<Tensor, EngineError> {
+    let nhwc = Tensor::from_vec(samples, (batch, height, width, channels), &candle_core::Device::Cpu)?;
+    Ok(nhwc.permute((0, 3, 1, 2))?)
+}

@@ -1,0 +1,285 @@
+//! Graph and quantization to a plan.
+//!
+//! First, backwards: how does each value want to be stored, by those who read it? Then, forwards: each node
+//! writes what its readers want, and where one wants something else a conversion is added once.
+
+use std::sync::Arc;
+
+use super::{
+    Engine, GroupQuantization, Plan, Representation, Slot, SlotId, Step,
+    kind::{AverageWindow, Kind},
+    weights::layer,
+};
+use crate::{
+    graph::{Graph, Group, GroupId, Groups, NodeId, Op, ValueId},
+    kernels::{FloatEpilogue, IntegerEpilogue},
+    quant::requantization_multiplier,
+};
+
+pub(super) fn compile(engine: &Engine, quantization: &[Option<GroupQuantization>]) -> Plan {
+    assert_eq!(quantization.len(), engine.groups.len());
+    let graph = &engine.graph;
+    let wants = wants(graph, &engine.groups, quantization);
+    let mut builder = Builder {
+        graph,
+        slots: vec![Slot { value: graph.input, representation: Representation::Float }],
+        of_value: vec![Vec::new(); graph.values.len()],
+        steps: Vec::new(),
+    };
+    builder.of_value[graph.input.0].push(SlotId(0));
+    let mut weight_bytes = 0;
+    for index in 0..graph.nodes.len() {
+        let node = NodeId(index);
+        match engine.groups.of_node(node) {
+            Some(id) if engine.groups.get(id).anchor == node => {
+                let group = engine.groups.get(id);
+                let wanted = &wants[group.output.0];
+                weight_bytes += match &quantization[id.0] {
+                    Some(q) => builder.integer_group(engine, id, q, wanted),
+                    None => builder.float_group(engine, group.anchor, Some(group), wanted),
+                };
+            }
+            // The activation of a group: its anchor has done its work.
+            Some(_) => {}
+            None => weight_bytes += builder.other(engine, node, &wants[graph.node(node).output.0]),
+        }
+    }
+    let last = NodeId(graph.nodes.len().saturating_sub(1));
+    let outputs = graph.outputs.iter().map(|&v| builder.slot(v, Representation::Float, last)).collect();
+    builder.finish(engine, outputs, weight_bytes)
+}
+
+/// For each value, the representations that its readers want, without repetition.
+fn wants(graph: &Graph, groups: &Groups, quantization: &[Option<GroupQuantization>]) -> Vec<Vec<Representation>> {
+    let mut wants: Vec<Vec<Representation>> = vec![Vec::new(); graph.values.len()];
+    fn want(list: &mut Vec<Representation>, representation: Representation) {
+        if !list.contains(&representation) {
+            list.push(representation);
+        }
+    }
+    graph.outputs.iter().for_each(|v| want(&mut wants[v.0], Representation::Float));
+    for (index, node) in graph.nodes.iter().enumerate().rev() {
+        match groups.of_node(NodeId(index)) {
+            Some(id) if groups.get(id).anchor.0 == index => {
+                for (i, input) in node.inputs.iter().enumerate() {
+                    let grid = quantization[id.0].as_ref().map(|q| q.inputs[i]);
+                    want(&mut wants[input.0], grid.map_or(Representation::Float, Representation::Quantized));
+                }
+            }
+            Some(_) => {}
+            None if carries(&node.op) => {
+                for representation in wants[node.output.0].clone() {
+                    want(&mut wants[node.inputs[0].0], representation);
+                }
+            }
+            None => node.inputs.iter().for_each(|v| want(&mut wants[v.0], Representation::Float)),
+        }
+    }
+    wants
+}
+
+/// Whether an operator outside any group gives the same result on integers, with its input's grid.
+pub(crate) fn carries(op: &Op) -> bool {
+    matches!(op, Op::MaxPool(_) | Op::Reshape | Op::Clip { .. })
+}
+
+struct Builder<'a> {
+    graph: &'a Graph,
+    slots: Vec<Slot>,
+    of_value: Vec<Vec<SlotId>>,
+    steps: Vec<Step>,
+}
+
+impl Builder<'_> {
+    fn find(&self, value: ValueId, representation: Representation) -> Option<SlotId> {
+        self.of_value[value.0].iter().copied().find(|s| self.slots[s.0].representation == representation)
+    }
+
+    fn push(
+        &mut self,
+        node: NodeId,
+        kind: Kind,
+        inputs: Vec<SlotId>,
+        value: ValueId,
+        to: Representation,
+        is_node: bool,
+    ) -> SlotId {
+        let output = SlotId(self.slots.len());
+        self.slots.push(Slot { value, representation: to });
+        self.of_value[value.0].push(output);
+        self.steps.push(Step { node, kind, inputs, output, is_node, release: Vec::new() });
+        output
+    }
+
+    /// The slot that holds `value` so, converted on behalf of `node` where there is none yet.
+    fn slot(&mut self, value: ValueId, representation: Representation, node: NodeId) -> SlotId {
+        if let Some(slot) = self.find(value, representation) {
+            return slot;
+        }
+        match representation {
+            Representation::Quantized(grid) => {
+                let float = self.slot(value, Representation::Float, node);
+                self.push(node, Kind::Quantize(grid), vec![float], value, representation, false)
+            }
+            Representation::Float => {
+                let from = self.of_value[value.0].first().copied().expect("a value is written before it is read");
+                let Representation::Quantized(grid) = self.slots[from.0].representation else { return from };
+                self.push(node, Kind::Dequantize(grid), vec![from], value, representation, false)
+            }
+        }
+    }
+
+    /// Adds a group that runs in integers; gives the bytes of its weight.
+    fn integer_group(&mut self, engine: &Engine, id: GroupId, q: &GroupQuantization, wanted: &[Representation]) -> u64 {
+        let group = engine.groups.get(id);
+        let node = self.graph.node(group.anchor);
+        let inputs = (group.inputs.iter().zip(&q.inputs))
+            .map(|(&value, &grid)| self.slot(value, Representation::Quantized(grid), group.anchor))
+            .collect();
+        let (min, max) = clip(self.graph, group);
+        let (low, high) = q.output.clip(min, max);
+        let mut bytes = 0;
+        let kind = match &node.op {
+            Op::Add => Kind::AddInteger { a: q.inputs[0], b: q.inputs[1], grid: q.output, low, high },
+            op => match average(op) {
+                Some(window) => Kind::AverageInteger { window, input: q.inputs[0], grid: q.output, low, high },
+                None => {
+                    let input = q.inputs[0];
+                    let weight = engine
+                        .weights
+                        .integer(node, group.anchor, &q.weight, input.scale)
+                        .expect("other groups have a weight");
+                    let bias = layer(node).and_then(|(.., bias)| bias);
+                    let constants = (weight.packed.sums().iter().enumerate())
+                        .map(|(c, sum)| {
+                            let bias = bias.map_or(0, |b| weight.scales.quantize_bias(c, b[c], input.scale));
+                            bias - i32::from(input.zero_point) * sum
+                        })
+                        .collect();
+                    let multipliers = (weight.scales.scales.iter())
+                        .map(|&s| requantization_multiplier(input.scale, s, q.output.scale))
+                        .collect();
+                    let epilogue = Arc::new(IntegerEpilogue { constants, multipliers, grid: q.output, low, high });
+                    bytes = group.parameters - bias.map_or(0, |b| b.len() as u64)
+                        + 4 * (bias.map_or(0, <[f32]>::len) + weight.stored_scales().len()) as u64;
+                    Kind::ConvInteger { weight, zero_point: input.zero_point, epilogue }
+                }
+            },
+        };
+        let own = Representation::Quantized(q.output);
+        let to = if wanted.contains(&own) { own } else { Representation::Float };
+        self.push(group.anchor, kind, inputs, group.output, to, true);
+        bytes
+    }
+
+    /// Adds a group in fp32, or a layer that forms no group; gives the bytes of its weight.
+    fn float_group(&mut self, engine: &Engine, id: NodeId, group: Option<&Group>, wanted: &[Representation]) -> u64 {
+        let node = self.graph.node(id);
+        let inputs = node.inputs.iter().map(|&v| self.slot(v, Representation::Float, id)).collect();
+        let (min, max) = group.map_or((f32::NEG_INFINITY, f32::INFINITY), |g| clip(self.graph, g));
+        let to = match *wanted {
+            [quantized @ Representation::Quantized(_)] => quantized,
+            _ => Representation::Float,
+        };
+        let grid = match to {
+            Representation::Quantized(grid) => Some(grid),
+            Representation::Float => None,
+        };
+        let epilogue = FloatEpilogue { min, max, grid };
+        let kind = match &node.op {
+            Op::Add => Kind::AddFloat(epilogue),
+            op => match average(op) {
+                Some(window) => Kind::AverageFloat { window, epilogue },
+                None => {
+                    let packed = engine.weights.float(node, id).expect("other groups have a weight");
+                    Kind::ConvFloat { packed, epilogue }
+                }
+            },
+        };
+        self.push(id, kind, inputs, group.map_or(node.output, |g| g.output), to, true);
+        4 * self.graph.parameters(id)
+    }
+
+    /// Adds a node that belongs to no group.
+    fn other(&mut self, engine: &Engine, id: NodeId, wanted: &[Representation]) -> u64 {
+        let node = self.graph.node(id);
+        let input = *node.inputs.first().expect("every operator reads a value");
+        if !carries(&node.op) {
+            return match node.op {
+                Op::Softmax { axis } => {
+                    let from = self.slot(input, Representation::Float, id);
+                    self.push(id, Kind::Softmax { axis }, vec![from], node.output, Representation::Float, true);
+                    0
+                }
+                _ => self.float_group(engine, id, None, wanted),
+            };
+        }
+        // On integers when a reader wants them and the input is there on that very grid.
+        let to = (wanted.iter().copied())
+            .find(|&r| r != Representation::Float && self.find(input, r).is_some())
+            .unwrap_or(Representation::Float);
+        let from = self.slot(input, to, id);
+        let kind = match (&node.op, to) {
+            (Op::MaxPool(window), _) => Kind::MaxPool(*window),
+            (&Op::Clip { min, max }, Representation::Float) => Kind::ClipFloat(FloatEpilogue { min, max, grid: None }),
+            (&Op::Clip { min, max }, Representation::Quantized(grid)) => {
+                let (low, high) = grid.clip(min, max);
+                Kind::ClipInteger { low, high }
+            }
+            _ => Kind::Reshape(self.graph.value(node.output).shape.clone()),
+        };
+        self.push(id, kind, vec![from], node.output, to, true);
+        0
+    }
+
+    /// Notes the last use of every slot, and the bytes alive at the same time.
+    fn finish(mut self, engine: &Engine, outputs: Vec<SlotId>, weight_bytes: u64) -> Plan {
+        let mut seen = vec![false; self.slots.len()];
+        outputs.iter().for_each(|s| seen[s.0] = true);
+        for step in self.steps.iter_mut().rev() {
+            for input in &step.inputs {
+                if !std::mem::replace(&mut seen[input.0], true) {
+                    step.release.push(*input);
+                }
+            }
+        }
+        let bytes = |slot: SlotId| {
+            let Slot { value, representation } = self.slots[slot.0];
+            let width = if representation == Representation::Float { 4 } else { 1 };
+            self.graph.value(value).shape.iter().product::<usize>() as u64 * width
+        };
+        let (mut alive, mut most) = (bytes(SlotId(0)), bytes(SlotId(0)));
+        for step in &self.steps {
+            alive += bytes(step.output);
+            most = most.max(alive);
+            alive -= step.release.iter().map(|&s| bytes(s)).sum::<u64>();
+        }
+        Plan {
+            graph: engine.graph.clone(),
+            kernels: engine.kernels,
+            slots: self.slots.into(),
+            steps: self.steps.into(),
+            outputs,
+            weight_bytes,
+            activation_bytes: most,
+        }
+    }
+}
+
+/// What a group's activation clips to.
+fn clip(graph: &Graph, group: &Group) -> (f32, f32) {
+    match group.activation.map(|id| &graph.node(id).op) {
+        Some(&Op::Clip { min, max }) => (min, max),
+        _ => (f32::NEG_INFINITY, f32::INFINITY),
+    }
+}
+
+fn average(op: &Op) -> Option<AverageWindow> {
+    match *op {
+        Op::GlobalAveragePool => Some(AverageWindow { window: None, count_include_pad: false }),
+        Op::AveragePool { window, count_include_pad } => {
+            Some(AverageWindow { window: Some(window), count_include_pad })
+        }
+        _ => None,
+    }
+}

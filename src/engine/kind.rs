@@ -1,0 +1,235 @@
+//! Kernel calls as candle custom ops.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+use super::QuantizedWeight;
+use crate::{
+    graph::{SampleShape, Window},
+    kernels::{FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, PoolWindow},
+    quant::Affine,
+};
+
+/// What one step computes.
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    ConvFloat { packed: Arc<PackedFloat>, epilogue: FloatEpilogue },
+    ConvInteger { weight: Arc<QuantizedWeight>, zero_point: u8, epilogue: Arc<IntegerEpilogue> },
+    AddFloat(FloatEpilogue),
+    AddInteger { a: Affine, b: Affine, grid: Affine, low: u8, high: u8 },
+    AverageFloat { window: AverageWindow, epilogue: FloatEpilogue },
+    AverageInteger { window: AverageWindow, input: Affine, grid: Affine, low: u8, high: u8 },
+    MaxPool(Window),
+    ClipFloat(FloatEpilogue),
+    ClipInteger { low: u8, high: u8 },
+    Quantize(Affine),
+    Dequantize(Affine),
+    Reshape(SampleShape),
+    Softmax { axis: usize },
+}
+
+/// The window of an average.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AverageWindow {
+    /// `None` for the whole picture.
+    pub window: Option<Window>,
+    pub count_include_pad: bool,
+}
+
+impl Kind {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Kind::ConvFloat { .. } => "conv f32",
+            Kind::ConvInteger { .. } => "conv u8s8",
+            Kind::AddFloat(_) => "add f32",
+            Kind::AddInteger { .. } => "add u8",
+            Kind::AverageFloat { .. } => "average pool f32",
+            Kind::AverageInteger { .. } => "average pool u8",
+            Kind::MaxPool(_) => "max pool",
+            Kind::ClipFloat(_) => "clip f32",
+            Kind::ClipInteger { .. } => "clip u8",
+            Kind::Quantize(_) => "quantize",
+            Kind::Dequantize(_) => "dequantize",
+            Kind::Reshape(_) => "reshape",
+            Kind::Softmax { .. } => "softmax",
+        }
+    }
+
+    /// Runs on tensors of logical shape `[n, c, h, w]` or `[n, features]`; the output's sample has `shape`.
+    pub(super) fn run(
+        &self,
+        kernels: Kernels,
+        inputs: &[Tensor],
+        shape: &[usize],
+        quantized: bool,
+        parallel: bool,
+    ) -> Result<Tensor> {
+        match self {
+            Kind::Reshape(shape) => {
+                let dims: Vec<usize> = std::iter::once(inputs[0].dim(0)?).chain(shape.iter().copied()).collect();
+                return inputs[0].reshape(dims);
+            }
+            Kind::Softmax { axis } => return candle_nn::ops::softmax(&inputs[0].contiguous()?, axis + 1),
+            _ => {}
+        }
+        let first = channels_last(&inputs[0])?;
+        let batch = first.dim(0)?;
+        let dims = match *first.dims() {
+            [n, h, w, c] => [n, h, w, c],
+            // Rows of features: each is a pixel.
+            _ => {
+                let features = first.dims().last().copied().unwrap_or(1);
+                [first.elem_count() / features.max(1), 1, 1, features]
+            }
+        };
+        let out: Vec<usize> = match *shape {
+            [c, h, w] => vec![batch, h, w, c],
+            _ => std::iter::once(batch).chain(shape.iter().copied()).collect(),
+        };
+        let call = Call { kind: self, kernels, dims, out: Shape::from_dims(&out), quantized, parallel };
+        let y = match inputs {
+            [_] => first.apply_op1_no_bwd(&call)?,
+            [_, second] => first.apply_op2_no_bwd(&channels_last(second)?, &call)?,
+            _ => bail!("{} reads {} tensors", self.name(), inputs.len()),
+        };
+        if out.len() == 4 { y.permute((0, 3, 1, 2)) } else { Ok(y) }
+    }
+}
+
+/// A picture tensor as `[n, h, w, c]`, contiguous; free for tensors that are stored so.
+fn channels_last(x: &Tensor) -> Result<Tensor> {
+    let x = if x.rank() == 4 { x.permute((0, 2, 3, 1))? } else { x.clone() };
+    x.contiguous()
+}
+
+/// One step on one set of inputs.
+struct Call<'a> {
+    kind: &'a Kind,
+    kernels: Kernels,
+    /// Batch, height, width and channels of the first input.
+    dims: [usize; 4],
+    out: Shape,
+    quantized: bool,
+    parallel: bool,
+}
+
+/// Contiguous elements of an input.
+enum Data<'a> {
+    Float(&'a [f32]),
+    Quantized(&'a [u8]),
+}
+
+fn data<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Data<'a>> {
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("a kernel got a strided tensor") };
+    match storage {
+        CpuStorage::F32(x) => Ok(Data::Float(&x[start..end])),
+        CpuStorage::U8(x) => Ok(Data::Quantized(&x[start..end])),
+        _ => bail!("a kernel got a tensor that is neither f32 nor u8"),
+    }
+}
+
+impl CustomOp1 for Call<'_> {
+    fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward(&[data(storage, layout)?])
+    }
+}
+
+impl CustomOp2 for Call<'_> {
+    fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward(&[data(s1, l1)?, data(s2, l2)?])
+    }
+}
+
+impl Call<'_> {
+    fn forward(&self, inputs: &[Data<'_>]) -> Result<(CpuStorage, Shape)> {
+        let count = self.out.elem_count();
+        let storage = if self.quantized {
+            let mut y = vec![0u8; count];
+            self.compute(inputs, Output::Quantized(&mut y))?;
+            CpuStorage::U8(y)
+        } else {
+            let mut y = vec![0f32; count];
+            self.compute(inputs, Output::Float(&mut y))?;
+            CpuStorage::F32(y)
+        };
+        Ok((storage, self.out.clone()))
+    }
+
+    fn compute(&self, inputs: &[Data<'_>], out: Output<'_>) -> Result<()> {
+        let (kernels, [n, h, w, c]) = (self.kernels, self.dims);
+        match (self.kind, inputs, out) {
+            (Kind::ConvFloat { packed, epilogue }, [Data::Float(x)], out) => {
+                kernels.conv_float(packed, x, [n, h, w], *epilogue, out, self.parallel);
+            }
+            (Kind::ConvInteger { weight, zero_point, epilogue }, [Data::Quantized(x)], out) => {
+                kernels.conv_integer(&weight.packed, x, *zero_point, [n, h, w], epilogue, out, self.parallel);
+            }
+            (Kind::AddFloat(epilogue), [Data::Float(a), Data::Float(b)], out) => {
+                kernels.add_float(a, b, *epilogue, out);
+            }
+            (Kind::AddInteger { a, b, grid, low, high }, [Data::Quantized(x), Data::Quantized(y)], out) => {
+                kernels.add_integer((x, *a), (y, *b), *grid, (*low, *high), out);
+            }
+            (Kind::AverageFloat { window, epilogue }, [Data::Float(x)], out) => {
+                let (pool, divisor) = window.over([n, h, w, c]);
+                let mean = |sum: f32, taps: usize| epilogue.clip(sum / divisor(taps) as f32);
+                match (out, epilogue.grid) {
+                    (Output::Float(y), _) => kernels.average_pool_float(x, pool, y, mean),
+                    (Output::Quantized(y), Some(grid)) => {
+                        kernels.average_pool_float(x, pool, y, |sum, taps| grid.quantize(mean(sum, taps)));
+                    }
+                    (Output::Quantized(_), None) => bail!("a quantized output needs a grid"),
+                }
+            }
+            (Kind::AverageInteger { window, input, grid, low, high }, [Data::Quantized(x)], out) => {
+                let (pool, divisor) = window.over([n, h, w, c]);
+                let finish = |sum: i32, taps: usize| {
+                    // The mean in steps of the output: s_x / (s_y · taps), rounded once to f32.
+                    let multiplier = f64::from(input.scale) / (f64::from(grid.scale) * divisor(taps) as f64);
+                    let multiplier = multiplier as f32;
+                    grid.requantize(sum, multiplier).clamp(*low, (*high).max(*low))
+                };
+                match out {
+                    Output::Float(y) => {
+                        kernels
+                            .average_pool_integer(x, input.zero_point, pool, y, |s, t| grid.dequantize(finish(s, t)));
+                    }
+                    Output::Quantized(y) => kernels.average_pool_integer(x, input.zero_point, pool, y, finish),
+                }
+            }
+            (Kind::MaxPool(window), [Data::Float(x)], Output::Float(y)) => {
+                kernels.max_pool_float(x, PoolWindow { window: *window, dims: self.dims }, y);
+            }
+            (Kind::MaxPool(window), [Data::Quantized(x)], Output::Quantized(y)) => {
+                kernels.max_pool_integer(x, PoolWindow { window: *window, dims: self.dims }, y);
+            }
+            (Kind::ClipFloat(epilogue), [Data::Float(x)], Output::Float(y)) => kernels.clip_float(x, *epilogue, y),
+            (Kind::ClipInteger { low, high }, [Data::Quantized(x)], Output::Quantized(y)) => {
+                kernels.clip_integer(x, (*low, *high), y);
+            }
+            (Kind::Quantize(grid), [Data::Float(x)], Output::Quantized(y)) => kernels.quantize(x, *grid, y),
+            (Kind::Dequantize(grid), [Data::Quantized(x)], Output::Float(y)) => kernels.dequantize(x, *grid, y),
+            (kind, ..) => bail!("{} got tensors of another type", kind.name()),
+        }
+        Ok(())
+    }
+}
+
+impl AverageWindow {
+    /// The window over pictures of these dimensions, and what a sum over so many taps is divided by.
+    fn over(&self, dims: [usize; 4]) -> (PoolWindow, impl Fn(usize) -> usize + use<>) {
+        let whole = Window { kernel: [dims[1], dims[2]], stride: [1, 1], dilation: [1, 1], pads: [0; 4] };
+        let window = self.window.unwrap_or(whole);
+        let area = self.count_include_pad.then_some(window.kernel[0] * window.kernel[1]);
+        (PoolWindow { window, dims }, move |taps: usize| area.unwrap_or(taps).max(1))
+    }
+}

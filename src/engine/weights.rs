@@ -1,0 +1,121 @@
+//! Packed weights, each made once and shared by all plans.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use crate::{
+    graph::{Node, NodeId, Op, Window},
+    kernels::{Geometry, PackedFloat, PackedInteger},
+    quant::{WeightScales, WeightScheme, WeightSpec},
+    sqnr::Energies,
+};
+
+/// A weight in s8.
+#[derive(Debug)]
+pub struct QuantizedWeight {
+    /// As kernels read it.
+    pub packed: PackedInteger,
+    /// How it was quantized.
+    pub scales: WeightScales,
+    /// SQNR of the dequantized weight, in dB.
+    pub sqnr: f64,
+    /// Granularity, for its size and for people.
+    pub spec: WeightSpec,
+}
+
+impl QuantizedWeight {
+    /// Number of scales that are stored.
+    pub fn stored_scales(&self) -> &[f32] {
+        let scales = &self.scales.scales;
+        match self.spec.qscheme {
+            // A raised bias makes a per-tensor weight per-channel.
+            WeightScheme::PerTensorSymmetric if self.scales.raised.is_empty() => &scales[..scales.len().min(1)],
+            _ => scales,
+        }
+    }
+}
+
+/// The grid of a weight depends on its input's scale only where a bias raised a channel, but the key may as well
+/// always hold it: within a job a group's input scale hardly changes.
+type IntegerKey = (NodeId, WeightSpec, u32);
+
+/// All packed weights of an engine.
+#[derive(Debug)]
+pub(super) struct PackedWeights {
+    float: Vec<OnceLock<Arc<PackedFloat>>>,
+    integer: Mutex<HashMap<IntegerKey, Arc<QuantizedWeight>>>,
+}
+
+impl PackedWeights {
+    pub(super) fn new(nodes: usize) -> PackedWeights {
+        PackedWeights { float: (0..nodes).map(|_| OnceLock::new()).collect(), integer: Mutex::default() }
+    }
+
+    /// The f32 weight of a convolution or linear layer.
+    pub(super) fn float(&self, node: &Node, id: NodeId) -> Option<Arc<PackedFloat>> {
+        let (geometry, weight, bias) = layer(node)?;
+        Some(self.float[id.0].get_or_init(|| Arc::new(PackedFloat::new(geometry, weight, bias))).clone())
+    }
+
+    /// The s8 weight of a convolution or linear layer.
+    pub(super) fn integer(
+        &self,
+        node: &Node,
+        id: NodeId,
+        spec: &WeightSpec,
+        input_scale: f32,
+    ) -> Option<Arc<QuantizedWeight>> {
+        let (geometry, weight, bias) = layer(node)?;
+        let key = (id, *spec, input_scale.to_bits());
+        // Packing under the lock: two threads that want the same weight must not both make it.
+        let mut packed = self.integer.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || Arc::new(quantize(geometry, weight, bias, spec, input_scale));
+        Some(packed.entry(key).or_insert_with(make).clone())
+    }
+}
+
+/// Geometry, weight and bias of a node that has a weight.
+pub(super) fn layer(node: &Node) -> Option<(Geometry, &[f32], Option<&[f32]>)> {
+    match &node.op {
+        Op::Conv(conv) => {
+            let geometry = Geometry {
+                in_channels: conv.weight.dims[1] * conv.groups,
+                out_channels: conv.weight.dims[0],
+                groups: conv.groups,
+                window: conv.window,
+            };
+            Some((geometry, &conv.weight.data, conv.bias.as_deref()))
+        }
+        Op::Linear(linear) => {
+            let window = Window { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pads: [0; 4] };
+            let (out_channels, in_channels) = (linear.weight.dims[0], linear.weight.dims[1]);
+            let geometry = Geometry { in_channels, out_channels, groups: 1, window };
+            Some((geometry, &linear.weight.data, linear.bias.as_deref()))
+        }
+        _ => None,
+    }
+}
+
+fn quantize(
+    geometry: Geometry,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    spec: &WeightSpec,
+    input_scale: f32,
+) -> QuantizedWeight {
+    let channels = geometry.out_channels;
+    let scales = WeightScales::of(weight, bias, channels, input_scale, spec);
+    let row = (weight.len() / channels.max(1)).max(1);
+    let mut energies = Energies::default();
+    let mut integers = Vec::with_capacity(weight.len());
+    for (channel, weights) in weight.chunks(row).enumerate() {
+        for &w in weights {
+            let q = scales.quantize(channel, w);
+            energies.add(w, scales.dequantize(channel, q));
+            integers.push(q);
+        }
+    }
+    QuantizedWeight { packed: PackedInteger::new(geometry, &integers), scales, sqnr: energies.sqnr(), spec: *spec }
+}

@@ -1,0 +1,183 @@
+//! Latency of a plan, taken in turn with fp32 while nothing else of qtuned computes.
+
+use std::{fs::File, io, path::PathBuf, time::Instant};
+
+use candle_core::Tensor;
+
+use super::{Fingerprint, Latency};
+use crate::{
+    cancel::{Cancel, Cancelled},
+    engine::{EngineError, Plan},
+    kernels::Kernels,
+};
+
+/// How latency is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocol {
+    /// Samples in one run.
+    pub batch: usize,
+    /// Threads of one run.
+    pub threads: usize,
+    /// Runs thrown away, of each plan.
+    pub warmup: usize,
+    /// Runs that count, of each plan.
+    pub runs: usize,
+}
+
+/// What keeps latency from being taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LatencyError {
+    /// A plan could not be run.
+    #[error("running the network failed")]
+    Engine(#[from] EngineError),
+    /// No threads to run on.
+    #[error("starting {threads} threads failed")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// Why.
+        #[source]
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// The gate could not be used.
+    #[error("locking `{}` failed", path.display())]
+    Gate {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The work was asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// The machine-wide gate between latency and all other compute of qtuned: a lock on a file in the folder for
+/// temporary files. Given back when dropped.
+#[derive(Debug)]
+pub struct Gate(#[expect(dead_code, reason = "holds the lock")] File);
+
+impl Gate {
+    /// Waits until no latency is being taken; several may compute at the same time.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or locked.
+    pub fn compute() -> Result<Gate, LatencyError> {
+        Gate::with(File::lock_shared)
+    }
+
+    /// Waits until nothing else computes.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or locked.
+    pub fn latency() -> Result<Gate, LatencyError> {
+        Gate::with(File::lock)
+    }
+
+    fn with(lock: impl Fn(&File) -> io::Result<()>) -> Result<Gate, LatencyError> {
+        let path = std::env::temp_dir().join("qtuned-latency.lock");
+        let open = || {
+            // Another user's file can be read, and that is enough to lock it.
+            let file =
+                File::options().read(true).append(true).create(true).open(&path).or_else(|_| File::open(&path))?;
+            lock(&file)?;
+            Ok(Gate(file))
+        };
+        open().map_err(|source| LatencyError::Gate { path: path.clone(), source })
+    }
+}
+
+/// Tries before a run that a CPU quota throttles is given up.
+const TRIES: usize = 3;
+
+/// Takes latencies of `candidate` and `fp32` on the same input, in turn, each first in every other pair, with
+/// nothing else of qtuned computing on this machine. `None` when a CPU quota throttled every try.
+///
+/// # Errors
+/// A plan that cannot be run, or a gate or threads that cannot be had.
+pub fn latency(
+    candidate: &Plan,
+    fp32: &Plan,
+    x: &Tensor,
+    kernels: Kernels,
+    protocol: Protocol,
+    cancel: &Cancel,
+) -> Result<Option<Latency>, LatencyError> {
+    let threads = protocol.threads;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|source| LatencyError::Threads { threads, source })?;
+    let time = |plan: &Plan| -> Result<u64, LatencyError> {
+        cancel.check()?;
+        let start = Instant::now();
+        plan.run(x, threads > 1)?;
+        Ok(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    };
+    let _gate = Gate::latency()?;
+    for _ in 0..TRIES {
+        let throttled = throttled_periods();
+        let (candidate_ns, fp32_ns) = pool.install(|| -> Result<_, LatencyError> {
+            for _ in 0..protocol.warmup {
+                time(candidate)?;
+                time(fp32)?;
+            }
+            let (mut candidate_ns, mut fp32_ns) = (Vec::new(), Vec::new());
+            for run in 0..protocol.runs {
+                if run % 2 == 0 {
+                    candidate_ns.push(time(candidate)?);
+                    fp32_ns.push(time(fp32)?);
+                } else {
+                    fp32_ns.push(time(fp32)?);
+                    candidate_ns.push(time(candidate)?);
+                }
+            }
+            Ok((candidate_ns, fp32_ns))
+        })?;
+        if throttled_periods() == throttled {
+            return Ok(Some(Latency { candidate_ns, fp32_ns, fingerprint: fingerprint(kernels, protocol) }));
+        }
+        tracing::warn!("a CPU quota throttled the latency run, taking it again");
+    }
+    Ok(None)
+}
+
+/// What latencies taken here and now depend on.
+pub fn fingerprint(kernels: Kernels, protocol: Protocol) -> Fingerprint {
+    let system = sysinfo::System::new_with_specifics(
+        sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing()),
+    );
+    let brand = |s: &sysinfo::System| s.cpus().first().map(|c| c.brand().trim().to_owned());
+    let cpu = system.ok().as_ref().and_then(brand).filter(|b| !b.is_empty());
+    Fingerprint {
+        cpu: cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        kernel: kernels.name().to_owned(),
+        threads: protocol.threads,
+        batch: protocol.batch,
+        quota_milli_cpus: quota_milli_cpus(),
+    }
+}
+
+/// The file of this process's cgroup, in version 2 of the hierarchy.
+fn cgroup_file(name: &str) -> Option<String> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let at = |path: &str| std::fs::read_to_string(PathBuf::from("/sys/fs/cgroup").join(path).join(name)).ok();
+    // In a container the path is that of the host, and the group's files are at the root.
+    at(path).or_else(|| at(""))
+}
+
+/// `cpu.max` is `QUOTA PERIOD` in µs, or `max PERIOD`.
+fn quota_milli_cpus() -> Option<u64> {
+    let text = cgroup_file("cpu.max")?;
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period) = (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?);
+    quota.checked_mul(1000)?.checked_div(period)
+}
+
+/// How often the quota has stopped this group so far; 0 where there is none.
+fn throttled_periods() -> u64 {
+    let text = cgroup_file("cpu.stat").unwrap_or_default();
+    text.lines().find_map(|l| l.strip_prefix("nr_throttled ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,330 @@
+//! The walk over a file's nodes: from names to values, and from operators to drafts.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use super::{
+    Model, affine,
+    array::count,
+    draft::{Draft, Names},
+    error::{OnnxError, UnsupportedOperator, UnsupportedOperators},
+    external::External,
+    fold::folding,
+    input,
+    lower::{Outcome, Step, lowering},
+    order,
+    proto::{GraphProto, ModelProto, NodeProto},
+    site::{Budget, Input, Refusal, Site, Slot},
+    tensor,
+};
+use crate::graph::{Graph, Node, Value, ValueId};
+
+/// Oldest operator set: older ones broadcast by attributes.
+const OLDEST: i64 = 7;
+
+/// Newest operator set whose changes have been read. A later one may change what an operator means, and
+/// a wrong answer is worse than none.
+const NEWEST: i64 = 24;
+
+/// The graph's input comes first among the values.
+const INPUT: ValueId = ValueId(0);
+
+/// Imports a file's bytes.
+pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxError> {
+    let mut proto = ModelProto::decode(bytes).map_err(OnnxError::Decode)?;
+    let opset = opset(&proto)?;
+    let mut file = proto.graph.take().ok_or_else(|| OnnxError::Model("the file has no graph".to_owned()))?;
+    let entry = input::entry(&file)?;
+    let order = order::live_nodes(&file)?;
+    let mut external = External::new(folder, Sha256::new_with_prefix(bytes));
+    let mut slots = constants(&mut file, &order, &mut external)?;
+    let total = bytes.len() as u64 + external.bytes;
+    let budget = Budget::for_bytes(total);
+    slots.insert(entry.value.name.clone(), Slot::Value(INPUT));
+    let mut walk = Walk {
+        file: &file,
+        domains: proto.opset_import.iter().map(|set| (set.domain.as_str(), set.version)).collect(),
+        opset,
+        batch: entry.batch,
+        budget: &budget,
+        names: Names::new(file.node.iter().flat_map(|node| &node.output).map(String::as_str)),
+        values: vec![entry.value],
+        drafts: Vec::new(),
+        unsupported: Vec::new(),
+        seen: HashSet::new(),
+        slots,
+    };
+    walk.nodes(&order)?;
+    let graph = walk.finish()?;
+    Ok(Model {
+        graph,
+        opset,
+        producer: [proto.producer_name, proto.producer_version].join(" ").trim().to_owned(),
+        ir_version: proto.ir_version,
+        bytes: total,
+        digest: external.hasher.finalize().into(),
+    })
+}
+
+/// Version of the ONNX operator set.
+fn opset(proto: &ModelProto) -> Result<i64, OnnxError> {
+    let mut versions = proto.opset_import.iter().filter(|set| is_onnx(&set.domain)).map(|set| set.version);
+    let found = versions.next().ok_or_else(|| OnnxError::Model("the file names no ONNX operator set".to_owned()))?;
+    if versions.any(|other| other != found) {
+        return Err(OnnxError::Model("the file names two ONNX operator sets".to_owned()));
+    }
+    let supported = (OLDEST..=NEWEST).contains(&found);
+    if supported { Ok(found) } else { Err(OnnxError::Opset { found, oldest: OLDEST, newest: NEWEST }) }
+}
+
+fn is_onnx(domain: &str) -> bool {
+    matches!(domain, "" | "ai.onnx")
+}
+
+/// The initializers that are read, by name. Their bytes are given up as they are converted.
+fn constants(
+    file: &mut GraphProto,
+    order: &[usize],
+    external: &mut External<'_>,
+) -> Result<HashMap<String, Slot>, OnnxError> {
+    let initializers = std::mem::take(&mut file.initializer);
+    let inputs = order.iter().flat_map(|&index| &file.node[index].input);
+    let read: HashSet<&String> = inputs.chain(file.output.iter().map(|output| &output.name)).collect();
+    let mut slots = HashMap::new();
+    for tensor in initializers.into_iter().filter(|tensor| read.contains(&tensor.name)) {
+        let known = tensor::known(&tensor, external).map_err(|error| error.of(&tensor.name))?;
+        let origin = Arc::from(tensor.name.as_str());
+        slots.insert(tensor.name, Slot::Known(known, origin));
+    }
+    Ok(slots)
+}
+
+/// What is known and built while going through the nodes.
+struct Walk<'a> {
+    file: &'a GraphProto,
+    /// Operator sets by domain.
+    domains: HashMap<&'a str, i64>,
+    opset: i64,
+    batch: Option<i64>,
+    budget: &'a Budget,
+    names: Names,
+    slots: HashMap<String, Slot>,
+    values: Vec<Value>,
+    drafts: Vec<Draft>,
+    unsupported: Vec<UnsupportedOperator>,
+    /// Domains and operators that `unsupported` has.
+    seen: HashSet<(&'a str, &'a str)>,
+}
+
+impl<'a> Walk<'a> {
+    /// Goes through all nodes even after an error, so that all unsupported operators are found. They are the
+    /// error that is reported: while there are any, another one is the lesser problem.
+    fn nodes(&mut self, order: &[usize]) -> Result<(), OnnxError> {
+        let own_names = self.node_names(order);
+        let mut first_error = None;
+        for (&index, name) in order.iter().zip(own_names) {
+            let node = &self.file.node[index];
+            let outcome = match self.outcome(node) {
+                Ok(outcome) => self.accept(node, &name, outcome),
+                Err(refusal) => Err(refusal),
+            };
+            let Err(refusal) = outcome else { continue };
+            self.bind(node, Slot::Unknown);
+            match refusal {
+                Refusal::Unsupported => self.unsupported(node, name),
+                Refusal::Error(error) => drop(first_error.get_or_insert(error)),
+                Refusal::Reason(reason) => {
+                    let op_type = node.op_type.clone();
+                    first_error.get_or_insert(OnnxError::Node { node: name, op_type, reason });
+                }
+            }
+        }
+        if !self.unsupported.is_empty() {
+            return Err(OnnxError::Unsupported(UnsupportedOperators(std::mem::take(&mut self.unsupported))));
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// A unique name for each node: its own where it has one, else made up from operator and position.
+    fn node_names(&mut self, order: &[usize]) -> Vec<String> {
+        let mut own = vec![String::new(); order.len()];
+        for named in [true, false] {
+            for (own, &index) in own.iter_mut().zip(order) {
+                let NodeProto { name, op_type, .. } = &self.file.node[index];
+                if name.is_empty() != named {
+                    let wish = if named { name } else { &format!("{op_type}_{index}") };
+                    *own = self.names.node(wish);
+                }
+            }
+        }
+        own
+    }
+
+    fn outcome(&self, node: &'a NodeProto) -> Result<Outcome, Refusal> {
+        if !is_onnx(&node.domain) {
+            return Err(Refusal::Unsupported);
+        }
+        let inputs = node.input.iter().map(|name| self.resolve(name)).collect::<Result<Vec<_>, _>>()?;
+        let (lowering, folding) = (lowering(&node.op_type), folding(&node.op_type));
+        let has = |wanted: fn(&Slot) -> bool| inputs.iter().flatten().any(|input| wanted(&input.slot));
+        let (unknown, computed) =
+            (has(|slot| matches!(slot, Slot::Unknown)), has(|slot| matches!(slot, Slot::Value(_))));
+        if unknown {
+            // Behind an unsupported operator nothing more can be said than whether this one is known at all.
+            let known = lowering.is_some() || folding.is_some();
+            return if known { Ok(Outcome::Unknown) } else { Err(Refusal::Unsupported) };
+        }
+        let site = Site::new(node, inputs, (self.opset, self.batch), self.budget, &self.values);
+        if computed {
+            lowering.ok_or(Refusal::Unsupported)?(&site)
+        } else {
+            folding.ok_or(Refusal::Unsupported)?(&site)?.map(Outcome::Known).ok_or(Refusal::Unsupported)
+        }
+    }
+
+    fn resolve(&self, name: &'a str) -> Result<Option<Input<'a>>, Refusal> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        match self.slots.get(name) {
+            None => Err(format!("it reads `{name}`, which nothing provides").into()),
+            Some(Slot::Extra) => {
+                Err(format!("it reads `{name}`; outputs of an operator other than the first are not supported").into())
+            }
+            Some(slot) => Ok(Some(Input { name, slot: slot.clone() })),
+        }
+    }
+
+    /// Makes the values and drafts that an outcome asks for.
+    fn accept(&mut self, node: &NodeProto, name: &str, outcome: Outcome) -> Result<(), Refusal> {
+        let Some(output) = node.output.first().filter(|output| !output.is_empty()) else {
+            self.bind(node, Slot::Extra);
+            return Ok(());
+        };
+        let slot = match outcome {
+            Outcome::Unknown => Slot::Unknown,
+            Outcome::Alias(id) => Slot::Value(id),
+            Outcome::Known(known) => {
+                let mut origins = node.input.iter().filter_map(|input| match self.slots.get(input) {
+                    Some(Slot::Known(_, origin)) => Some(origin.clone()),
+                    _ => None,
+                });
+                let origin = origins.next().unwrap_or_else(|| Arc::from(output.as_str()));
+                Slot::Known(known, origin)
+            }
+            Outcome::Steps { mut inputs, steps } => {
+                let last = steps.len().saturating_sub(1);
+                for (at, Step { op, shape }) in steps.into_iter().enumerate() {
+                    if count(&shape).is_none_or(|elements| !(1..=tensor::MAX_ELEMENTS).contains(&elements)) {
+                        return Err(format!("its output of shape {shape:?} is too large").into());
+                    }
+                    let id = ValueId(self.values.len());
+                    let value = if at == last { output.clone() } else { self.names.value(&format!("{output}/{at}")) };
+                    self.values.push(Value { name: value, shape });
+                    let name = if at == 0 { name.to_owned() } else { self.names.node(&format!("{name}/{at}")) };
+                    self.drafts.push(Draft { name, op_type: node.op_type.clone(), op, inputs, output: id });
+                    inputs = vec![id];
+                }
+                Slot::Value(inputs[0])
+            }
+        };
+        self.bind(node, slot);
+        Ok(())
+    }
+
+    /// Gives the first output its meaning.
+    fn bind(&mut self, node: &NodeProto, first: Slot) {
+        let slots = std::iter::once(first).chain(std::iter::repeat(Slot::Extra));
+        for (output, slot) in node.output.iter().zip(slots).filter(|(output, _)| !output.is_empty()) {
+            self.slots.insert(output.clone(), slot);
+        }
+    }
+
+    fn unsupported(&mut self, node: &'a NodeProto, name: String) {
+        if self.seen.insert((&node.domain, &node.op_type)) {
+            let onnx = is_onnx(&node.domain);
+            self.unsupported.push(UnsupportedOperator {
+                op_type: node.op_type.clone(),
+                node: name,
+                domain: if onnx { "ai.onnx".to_owned() } else { node.domain.clone() },
+                opset: if onnx { self.opset } else { self.domains.get(&*node.domain).copied().unwrap_or(0) },
+            });
+        }
+    }
+
+    /// Folds what is to be folded, drops what nothing reads, and closes the graph.
+    fn finish(self) -> Result<Graph, OnnxError> {
+        let Walk { file, budget, mut names, slots, mut values, mut drafts, .. } = self;
+        let outputs = outputs(file, &slots)?;
+        // The slots share the weights; with them gone, folding can change weights in place.
+        drop(slots);
+        prune(&mut drafts, values.len(), &outputs);
+        let mut nodes = affine::fold(drafts, &mut values, &outputs, &mut names, budget)?;
+        let mut renamed = HashSet::new();
+        for (id, output) in outputs.iter().zip(&file.output) {
+            // An identity may stand between the last operator and the name that the world knows.
+            if renamed.insert(*id) {
+                values[id.0].name.clone_from(&output.name);
+            }
+        }
+        let mut outputs = outputs;
+        let values = compact(values, &mut nodes, &mut outputs);
+        Ok(Graph { name: file.name.clone(), values, nodes, input: INPUT, outputs })
+    }
+}
+
+/// The values that leave the graph.
+fn outputs(file: &GraphProto, slots: &HashMap<String, Slot>) -> Result<Vec<ValueId>, OnnxError> {
+    if file.output.is_empty() {
+        return Err(OnnxError::Model("the graph has no output".to_owned()));
+    }
+    let resolve = |name: &String| match slots.get(name) {
+        Some(Slot::Value(INPUT)) => Err("is its input"),
+        Some(Slot::Value(id)) => Ok(*id),
+        Some(Slot::Known(..)) => Err("is constant"),
+        Some(Slot::Extra) => Err("is not the first output of its operator, which is not supported"),
+        Some(Slot::Unknown) | None => Err("is written by no node"),
+    };
+    let output = |name: &String| {
+        resolve(name).map_err(|reason| OnnxError::Model(format!("output `{name}` of the graph {reason}")))
+    };
+    file.output.iter().map(|value| output(&value.name)).collect()
+}
+
+/// Drops the drafts that no output depends on; a value of which only the shape is read has some.
+fn prune(drafts: &mut Vec<Draft>, values: usize, outputs: &[ValueId]) {
+    let mut needed = vec![false; values];
+    for id in outputs {
+        needed[id.0] = true;
+    }
+    let mut keep = vec![false; drafts.len()];
+    for (keep, draft) in keep.iter_mut().zip(drafts.iter()).rev() {
+        *keep = needed[draft.output.0];
+        if *keep {
+            draft.inputs.iter().for_each(|id| needed[id.0] = true);
+        }
+    }
+    let mut keep = keep.into_iter();
+    drafts.retain(|_| keep.next().unwrap_or(true));
+}
+
+/// Drops the values that no node writes, and numbers the others in the order of the nodes.
+fn compact(values: Vec<Value>, nodes: &mut [Node], outputs: &mut [ValueId]) -> Vec<Value> {
+    let mut values: Vec<Option<Value>> = values.into_iter().map(Some).collect();
+    let mut renumbered = vec![INPUT; values.len()];
+    let mut kept: Vec<Value> = values[INPUT.0].take().into_iter().collect();
+    for node in nodes {
+        node.inputs.iter_mut().for_each(|id| *id = renumbered[id.0]);
+        renumbered[node.output.0] = ValueId(kept.len());
+        kept.extend(values[node.output.0].take());
+        node.output = renumbered[node.output.0];
+    }
+    outputs.iter_mut().for_each(|id| *id = renumbered[id.0]);
+    kept
+}

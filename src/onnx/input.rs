@@ -1,0 +1,74 @@
+//! The one input of a file's graph.
+
+use std::collections::HashSet;
+
+use super::{
+    array::count,
+    error::OnnxError,
+    proto::{GraphProto, ValueInfoProto, data_type, dimension_proto},
+    tensor::{MAX_ELEMENTS, MAX_RANK},
+};
+use crate::graph::{SampleShape, Value};
+
+/// Where samples enter.
+pub(super) struct Entry {
+    /// The value, without the batch.
+    pub(super) value: Value,
+    /// The number that the file gives the batch, when it gives one. Any batch can be run all the same: a
+    /// network exported for one picture at a time computes each picture alone.
+    pub(super) batch: Option<i64>,
+}
+
+/// Finds the input: the only one that is not a constant listed as an input too.
+pub(super) fn entry(file: &GraphProto) -> Result<Entry, OnnxError> {
+    let constants: HashSet<&str> = file.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    let inputs: Vec<&ValueInfoProto> =
+        file.input.iter().filter(|input| !constants.contains(input.name.as_str())).collect();
+    let [input] = inputs[..] else {
+        let names: Vec<String> = inputs.iter().take(8).map(|input| format!("`{}`", input.name)).collect();
+        let found =
+            if names.is_empty() { "none".to_owned() } else { format!("{}: {}", inputs.len(), names.join(", ")) };
+        return Err(OnnxError::Model(format!("the graph must have one input; it has {found}")));
+    };
+    if input.name.is_empty() {
+        return Err(OnnxError::Model("the graph's input has no name".to_owned()));
+    }
+    let (batch, shape) = typed(input).map_err(|reason| OnnxError::Model(format!("input `{}` {reason}", input.name)))?;
+    Ok(Entry { value: Value { name: input.name.clone(), shape }, batch })
+}
+
+fn typed(input: &ValueInfoProto) -> Result<(Option<i64>, SampleShape), String> {
+    let tensor = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()).ok_or("is not a tensor")?;
+    if ![data_type::FLOAT, data_type::FLOAT16, data_type::DOUBLE].contains(&tensor.elem_type) {
+        return Err(format!("has elements of type {}; only floats are supported", tensor.elem_type));
+    }
+    let dims = &tensor.shape.as_ref().ok_or("has no shape")?.dim;
+    let (batch, rest) = dims.split_first().ok_or("has no dimensions")?;
+    if rest.is_empty() || rest.len() >= MAX_RANK {
+        return Err(format!("has {} dimensions; the batch and 1 to {} more are supported", dims.len(), MAX_RANK - 1));
+    }
+    let mut shape = SampleShape::new();
+    for (index, dim) in rest.iter().enumerate() {
+        let found = match &dim.value {
+            Some(dimension_proto::Value::DimValue(number)) => match usize::try_from(*number) {
+                Ok(size) if size > 0 => {
+                    shape.push(size);
+                    continue;
+                }
+                _ => number.to_string(),
+            },
+            Some(dimension_proto::Value::DimParam(symbol)) => format!("`{symbol}`"),
+            None => "unknown".to_owned(),
+        };
+        let index = index + 1;
+        return Err(format!("has dimension {index} {found}; all but the leading batch must be positive numbers"));
+    }
+    if count(&shape).is_none_or(|elements| elements > MAX_ELEMENTS) {
+        return Err("is too large".to_owned());
+    }
+    let batch = match batch.value {
+        Some(dimension_proto::Value::DimValue(number)) if number > 0 => Some(number),
+        _ => None,
+    };
+    Ok((batch, shape))
+}

@@ -1,0 +1,251 @@
+//! One node as the lowering and folding functions see it: typed attributes and resolved inputs.
+
+use std::{cell::Cell, collections::HashMap, sync::Arc};
+
+use super::{
+    array::{Array, Int, Known, from_end},
+    error::{OnnxError, TensorError},
+    proto::{AttributeProto, NodeProto, TensorProto, attribute_type},
+};
+use crate::graph::{Value, ValueId, module_path};
+
+/// Why a node was not taken.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The operator is not supported; collected, so that the user learns of all of them at once.
+    Unsupported,
+    /// The operator is supported, but not like this.
+    Reason(String),
+    /// An error that already says where it happened.
+    Error(OnnxError),
+}
+
+impl<T: Into<String>> From<T> for Refusal {
+    fn from(reason: T) -> Refusal {
+        Refusal::Reason(reason.into())
+    }
+}
+
+/// What a name stands for.
+#[derive(Clone, Debug)]
+pub(super) enum Slot {
+    /// A value computed when the network runs.
+    Value(ValueId),
+    /// A value known now, and the name that it had where it was stored.
+    Known(Known, Arc<str>),
+    /// The output of an operator that is not supported.
+    Unknown,
+    /// An output other than an operator's first; none of them is supported.
+    Extra,
+}
+
+/// An input of a node.
+pub(super) struct Input<'a> {
+    /// The name the node reads.
+    pub(super) name: &'a str,
+    /// What it stands for.
+    pub(super) slot: Slot,
+}
+
+/// Elements that may still be copied or computed.
+///
+/// A file can name one large tensor in many nodes. What is done with each use, and the memory it takes,
+/// must not grow beyond a small multiple of the file.
+pub(super) struct Budget(Cell<u64>);
+
+/// A constant that the network computes with: all finite, at least one.
+pub(super) struct Weight {
+    /// Where its name comes from; the one that tells the PyTorch module when one of them does.
+    pub(super) name: String,
+    /// The elements.
+    pub(super) array: Array<f32>,
+}
+
+/// One node, and what is known around it.
+pub(super) struct Site<'a> {
+    pub(super) node: &'a NodeProto,
+    pub(super) inputs: Vec<Option<Input<'a>>>,
+    /// Version of the ONNX operator set.
+    pub(super) opset: i64,
+    /// The number that the file gives the batch, when it gives one.
+    pub(super) batch: Option<i64>,
+    pub(super) budget: &'a Budget,
+    values: &'a [Value],
+    attributes: HashMap<&'a str, &'a AttributeProto>,
+}
+
+impl Budget {
+    /// For a model of this many bytes.
+    pub(super) fn for_bytes(bytes: u64) -> Budget {
+        Budget(Cell::new((1 << 26) + bytes.saturating_mul(2)))
+    }
+
+    /// Takes `elements` off.
+    pub(super) fn spend(&self, elements: usize) -> Result<(), Refusal> {
+        let left = self.0.get().checked_sub(elements as u64);
+        self.0.set(left.ok_or("the model's constants are read and copied too often for its size")?);
+        Ok(())
+    }
+}
+
+impl<'a> Site<'a> {
+    pub(super) fn new(
+        node: &'a NodeProto,
+        inputs: Vec<Option<Input<'a>>>,
+        (opset, batch): (i64, Option<i64>),
+        budget: &'a Budget,
+        values: &'a [Value],
+    ) -> Site<'a> {
+        Site { node, inputs, opset, batch, budget, values, attributes: node.attributes() }
+    }
+
+    fn input(&self, index: usize) -> Option<&Input<'a>> {
+        self.inputs.get(index)?.as_ref()
+    }
+
+    /// Input `index`, which must be given.
+    pub(super) fn slot(&self, index: usize) -> Result<&Slot, Refusal> {
+        Ok(&self.input(index).ok_or_else(|| format!("input {index} is missing"))?.slot)
+    }
+
+    /// Input `index` as a value, with its sample shape.
+    pub(super) fn value(&self, index: usize) -> Result<(ValueId, &'a [usize]), Refusal> {
+        match self.slot(index)? {
+            Slot::Value(id) => Ok((*id, &self.values[id.0].shape)),
+            _ => Err(format!("input {index} is constant, where only the network's values are supported").into()),
+        }
+    }
+
+    /// Input `index` as a value of channels, height and width.
+    pub(super) fn picture(&self, index: usize) -> Result<(ValueId, [usize; 3]), Refusal> {
+        let (id, shape) = self.value(index)?;
+        let picture = shape.try_into().map_err(|_| {
+            format!(
+                "input {index} has {} dimensions; only [batch, channels, height, width] is supported",
+                shape.len() + 1
+            )
+        })?;
+        Ok((id, picture))
+    }
+
+    /// Input `index` as a constant; `None` when it is not given.
+    pub(super) fn known(&self, index: usize) -> Result<Option<&Known>, Refusal> {
+        match self.input(index).map(|input| &input.slot) {
+            None => Ok(None),
+            Some(Slot::Known(known, _)) => Ok(Some(known)),
+            Some(_) => Err(format!("input {index} is computed, where only a constant is supported").into()),
+        }
+    }
+
+    /// Input `index` as integers, the batch possibly among them; `None` when it is not given.
+    pub(super) fn ints_input(&self, index: usize) -> Result<Option<&Array<Int>>, Refusal> {
+        match self.known(index)? {
+            None => Ok(None),
+            Some(Known::Ints(array)) => Ok(Some(array)),
+            Some(Known::Floats(_)) => Err(format!("input {index} has floats, not integers").into()),
+        }
+    }
+
+    /// Input `index` as numbers; `None` when it is not given.
+    pub(super) fn numbers(&self, index: usize) -> Result<Option<Array<i64>>, Refusal> {
+        let Some(array) = self.ints_input(index)? else { return Ok(None) };
+        Ok(Some(array.fixed().ok_or_else(|| format!("input {index} depends on the batch"))?))
+    }
+
+    /// Input `index` as a single float; `None` when it is not given.
+    pub(super) fn float_input(&self, index: usize) -> Result<Option<f32>, Refusal> {
+        match self.known(index)? {
+            None => Ok(None),
+            Some(Known::Floats(Array { data, .. })) if data.len() == 1 => Ok(Some(data[0])),
+            Some(_) => Err(format!("input {index} is not a single float").into()),
+        }
+    }
+
+    /// Input `index` as what the network computes with; `None` when it is not given.
+    pub(super) fn weight(&self, index: usize) -> Result<Option<Weight>, Refusal> {
+        let Some(known) = self.known(index)? else { return Ok(None) };
+        let (Some(Input { name, slot: Slot::Known(_, origin) }), Known::Floats(array)) = (self.input(index), known)
+        else {
+            return Err(format!("input {index} has integers, not floats").into());
+        };
+        self.budget.spend(array.data.len())?;
+        if array.data.is_empty() {
+            return Err(format!("input {index} (`{name}`) has no elements").into());
+        }
+        if let Some(at) = array.data.iter().position(|x| !x.is_finite()) {
+            return Err(Refusal::Error(TensorError::NotFinite(at).of(name)));
+        }
+        // Exporters store equal tensors once and give them their other names by Identity: the name that is
+        // read says more than the name of the storage, unless only that one is a module's.
+        let name = [*name, origin].into_iter().find(|name| module_path(name, "").is_some()).unwrap_or(name);
+        Ok(Some(Weight { name: name.to_owned(), array: array.clone() }))
+    }
+
+    /// Input `index` as weights that must be given.
+    pub(super) fn required_weight(&self, index: usize) -> Result<Weight, Refusal> {
+        Ok(self.weight(index)?.ok_or_else(|| format!("input {index} is missing"))?)
+    }
+
+    /// The axes of Squeeze and its like, an attribute before operator set `since` and an input from then on.
+    pub(super) fn axes(&self, since: i64, index: usize) -> Result<Option<Vec<i64>>, Refusal> {
+        if self.opset < since {
+            return Ok(self.ints("axes")?.map(<[i64]>::to_vec));
+        }
+        Ok(self.numbers(index)?.map(|axes| axes.data.to_vec()))
+    }
+
+    /// Attribute `name` as an integer.
+    pub(super) fn int(&self, name: &str, default: i64) -> Result<i64, Refusal> {
+        Ok(self.attribute(name, attribute_type::INT)?.map_or(default, |a| a.i))
+    }
+
+    /// Attribute `name` as a flag, off when it is not given.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Refusal> {
+        Ok(self.int(name, 0)? != 0)
+    }
+
+    /// Attribute `name` as a float.
+    pub(super) fn float(&self, name: &str, default: f32) -> Result<f32, Refusal> {
+        Ok(self.attribute(name, attribute_type::FLOAT)?.map_or(default, |a| a.f))
+    }
+
+    /// Attribute `name` as integers.
+    pub(super) fn ints(&self, name: &str) -> Result<Option<&'a [i64]>, Refusal> {
+        Ok(self.attribute(name, attribute_type::INTS)?.map(|a| &a.ints[..]))
+    }
+
+    /// Attribute `name` as floats.
+    pub(super) fn floats(&self, name: &str) -> Result<Option<&'a [f32]>, Refusal> {
+        Ok(self.attribute(name, attribute_type::FLOATS)?.map(|a| &a.floats[..]))
+    }
+
+    /// Attribute `name` as a tensor.
+    pub(super) fn tensor(&self, name: &str) -> Result<Option<&'a TensorProto>, Refusal> {
+        Ok(self.attribute(name, attribute_type::TENSOR)?.and_then(|a| a.t.as_ref()))
+    }
+
+    /// Attribute `name` as text.
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, Refusal> {
+        let Some(attribute) = self.attribute(name, attribute_type::STRING)? else { return Ok(None) };
+        Ok(Some(std::str::from_utf8(&attribute.s).map_err(|_| format!("attribute `{name}` is not text"))?))
+    }
+
+    /// Whether attribute `name` is given, of any type.
+    pub(super) fn has_attribute(&self, name: &str) -> bool {
+        self.attributes.contains_key(name)
+    }
+
+    fn attribute(&self, name: &str, kind: i32) -> Result<Option<&'a AttributeProto>, Refusal> {
+        match self.attributes.get(name) {
+            Some(attribute) if attribute.r#type != kind => {
+                Err(format!("attribute `{name}` has type {}, where {kind} is expected", attribute.r#type).into())
+            }
+            found => Ok(found.copied()),
+        }
+    }
+}
+
+/// `axis` counted from the front, of `rank` dimensions.
+pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Refusal> {
+    Ok(from_end(axis, rank).ok_or_else(|| format!("axis {axis} is outside its {rank} dimensions"))?)
+}

@@ -1,0 +1,206 @@
+//! Post-training quantization: prepare, calibrate, convert, as three types, so that a wrong order does not
+//! compile. Calibrated once, a network converts to any qconfig without reading data again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::{
+    cancel::{Cancel, Cancelled},
+    engine::{Engine, EngineError, GroupQuantization, Plan, carries},
+    graph::{Graph, GroupId, Groups, ValueId},
+    kernels::Kernels,
+    quant::{ActivationSpec, Affine, QConfig, TensorStatistics},
+};
+
+/// Why a sample could not be had.
+pub type SampleError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Gives the network's input for a sample, a batch of one.
+pub type LoadSample<'a> = dyn Fn(usize) -> Result<Tensor, SampleError> + Sync + 'a;
+
+/// A network whose group inputs and outputs will be observed.
+#[derive(Debug)]
+pub struct Prepared {
+    engine: Arc<Engine>,
+    observed: Vec<bool>,
+}
+
+/// A network whose tensors have been observed.
+#[derive(Debug)]
+pub struct Calibrated {
+    engine: Arc<Engine>,
+    statistics: Vec<Option<TensorStatistics>>,
+    /// Affine parameters by value and spec: the histogram search is worth doing once.
+    grids: Mutex<HashMap<(ValueId, ActivationSpec), Affine>>,
+}
+
+/// A network in one qconfig, ready to run.
+#[derive(Clone, Debug)]
+pub struct Converted {
+    /// The plan.
+    pub plan: Plan,
+    /// How each group runs; `None` in fp32.
+    pub quantization: Vec<Option<GroupQuantization>>,
+}
+
+/// What keeps a network from being calibrated.
+#[derive(Debug, thiserror::Error)]
+pub enum CalibrationError {
+    /// A sample could not be read.
+    #[error("reading a calibration sample failed")]
+    Sample(#[source] SampleError),
+    /// The network could not be run.
+    #[error("running the fp32 network failed")]
+    Engine(#[from] EngineError),
+    /// A value is NaN or infinite, or there is none.
+    #[error("value `{0}` is not finite in fp32: the network cannot be quantized")]
+    NotFinite(String),
+    /// There was nothing to observe.
+    #[error("calibration needs at least one sample")]
+    NoSamples,
+    /// The work was asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// Forms the groups of a graph and marks what is to be observed.
+pub fn prepare(graph: Graph, kernels: Kernels) -> Prepared {
+    let groups = Groups::of(&graph);
+    let mut observed = vec![false; graph.values.len()];
+    for group in groups.all() {
+        group.inputs.iter().chain([&group.output]).for_each(|v| observed[v.0] = true);
+    }
+    Prepared { engine: Arc::new(Engine::new(Arc::new(graph), Arc::new(groups), kernels)), observed }
+}
+
+impl Prepared {
+    /// The engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Runs `samples` samples in fp32 and keeps the statistics of every observed tensor. Samples run in parallel
+    /// on the current rayon pool and are merged in their order, so threads change nothing; memory does not grow
+    /// with their number. `progress` hears how many are done.
+    ///
+    /// # Errors
+    /// A sample that cannot be read or run, or a value that is not finite.
+    pub fn calibrate(
+        self,
+        samples: usize,
+        load: &LoadSample<'_>,
+        cancel: &Cancel,
+        progress: &dyn Fn(u64),
+    ) -> Result<Calibrated, CalibrationError> {
+        let plan = self.engine.fp32_plan();
+        let mut total: Vec<Option<TensorStatistics>> = vec![None; self.observed.len()];
+        let at_once = rayon::current_num_threads().max(1);
+        for first in (0..samples).step_by(at_once) {
+            cancel.check()?;
+            let several: Vec<_> = (first..samples.min(first + at_once))
+                .into_par_iter()
+                .map(|sample| self.observe(&plan, &load(sample).map_err(CalibrationError::Sample)?))
+                .collect::<Result<_, _>>()?;
+            progress((first + several.len()) as u64);
+            for (value, statistics) in several.into_iter().flatten() {
+                match &mut total[value.0] {
+                    Some(sum) => sum.merge(&statistics),
+                    empty => *empty = Some(statistics),
+                }
+            }
+        }
+        if samples == 0 {
+            return Err(CalibrationError::NoSamples);
+        }
+        Ok(Calibrated { engine: self.engine, statistics: total, grids: Mutex::default() })
+    }
+
+    fn observe(&self, plan: &Plan, x: &Tensor) -> Result<Vec<(ValueId, TensorStatistics)>, CalibrationError> {
+        let mut seen = Vec::new();
+        let mut broken = None;
+        plan.run_seen(x, false, &mut |s| {
+            if self.observed[s.value.0] && broken.is_none() {
+                match TensorStatistics::of(&s.to_floats()?) {
+                    Some(statistics) => seen.push((s.value, statistics)),
+                    None => broken = Some(s.value),
+                }
+            }
+            Ok(())
+        })?;
+        match broken {
+            Some(value) => Err(CalibrationError::NotFinite(self.engine.graph().value(value).name.clone())),
+            None => Ok(seen),
+        }
+    }
+}
+
+impl Calibrated {
+    /// The engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Smallest and largest element observed in a value.
+    pub fn range(&self, value: ValueId) -> Option<(f32, f32)> {
+        self.statistics[value.0].as_ref().map(|s| (s.min, s.max))
+    }
+
+    /// The network with each group as its qconfig says; `None` runs in fp32.
+    ///
+    /// A group's input keeps the grid of the int8 group that writes it, also through operators that only carry
+    /// values; an input that comes from fp32 is quantized as the reading group's qconfig says.
+    ///
+    /// # Panics
+    /// When there is not one qconfig a group.
+    pub fn convert(&self, qconfigs: &[Option<QConfig>]) -> Converted {
+        let (graph, groups) = (self.engine.graph(), self.engine.groups());
+        assert_eq!(qconfigs.len(), groups.len());
+        // The grid on which a value arrives, where an int8 group wrote it.
+        let mut written: Vec<Option<Affine>> = vec![None; graph.values.len()];
+        let mut quantization: Vec<Option<GroupQuantization>> = vec![None; groups.len()];
+        for (index, node) in graph.nodes.iter().enumerate() {
+            match groups.of_node(crate::graph::NodeId(index)) {
+                Some(id) if groups.get(id).anchor.0 == index => {
+                    let Some(qconfig) = &qconfigs[id.0] else { continue };
+                    let group = groups.get(id);
+                    let grid =
+                        |value: &ValueId| written[value.0].unwrap_or_else(|| self.grid(*value, &qconfig.activation));
+                    let inputs = group.inputs.iter().map(grid).collect();
+                    let output = self.grid(group.output, &qconfig.activation);
+                    written[group.output.0] = Some(output);
+                    quantization[id.0] = Some(GroupQuantization { inputs, output, weight: qconfig.weight });
+                }
+                None if carries(&node.op) => written[node.output.0] = written[node.inputs[0].0],
+                _ => {}
+            }
+        }
+        Converted { plan: self.engine.plan(&quantization), quantization }
+    }
+
+    /// As [`Calibrated::convert`] with these groups in fp32.
+    pub fn convert_without(&self, qconfigs: &[Option<QConfig>], fp32: &[GroupId]) -> Converted {
+        let mut qconfigs = qconfigs.to_vec();
+        fp32.iter().for_each(|id| qconfigs[id.0] = None);
+        self.convert(&qconfigs)
+    }
+
+    /// As [`Calibrated::convert`] with one group alone in int8.
+    pub fn convert_alone(&self, qconfigs: &[Option<QConfig>], group: GroupId) -> Converted {
+        let mut alone = vec![None; qconfigs.len()];
+        alone[group.0] = qconfigs[group.0];
+        self.convert(&alone)
+    }
+
+    fn grid(&self, value: ValueId, spec: &ActivationSpec) -> Affine {
+        let mut grids = self.grids.lock().unwrap_or_else(PoisonError::into_inner);
+        *grids.entry((value, *spec)).or_insert_with(|| {
+            let statistics = self.statistics[value.0].as_ref().expect("inputs and outputs of groups are observed");
+            statistics.affine(spec)
+        })
+    }
+}
