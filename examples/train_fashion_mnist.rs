@@ -79,7 +79,7 @@ struct Arguments {
     calibration_pictures: u32,
 
     /// Passes over the training pictures
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     epochs: u32,
 
     /// Seed of the initial weights, the order and mirroring of pictures, and the calibration slice
@@ -91,7 +91,7 @@ struct Arguments {
     batch: u32,
 
     /// Highest learning rate of the one-cycle schedule
-    #[arg(long, value_name = "RATE", default_value_t = 0.1, value_parser = positive)]
+    #[arg(long, value_name = "RATE", default_value_t = 1.0, value_parser = positive)]
     learning_rate: f64,
 
     /// Weight decay, on every parameter
@@ -107,7 +107,7 @@ struct Arguments {
         long,
         value_name = "EXPANSION:CHANNELS:REPEATS:STRIDE,…",
         value_delimiter = ',',
-        default_value = "1:16:1:1,4:24:2:2,4:32:2:2"
+        default_value = "1:24:1:2,1:24:1:1,4:32:2:2,4:40:1:1"
     )]
     blocks: Vec<Stage>,
 
