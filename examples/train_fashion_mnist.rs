@@ -179,6 +179,7 @@ impl FromStr for Stage {
     }
 }
 
+/// Writes what the command line asks for.
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let training = Pictures::read(&arguments.data, "train")?;
