@@ -5,6 +5,7 @@
 //! keeps.
 
 pub mod cancel;
+pub mod cli;
 pub mod dataset;
 pub mod engine;
 pub mod evaluate;
@@ -12,10 +13,12 @@ pub mod graph;
 pub mod job;
 pub mod kernels;
 pub mod onnx;
+pub mod output;
 pub mod pareto;
 pub mod pipeline;
 pub mod ptq;
 pub mod quant;
+pub mod runner;
 pub mod search;
 pub mod sensitivity;
 pub mod sqnr;

@@ -1,0 +1,192 @@
+//! The command line: one file a command.
+
+mod check;
+mod format;
+mod groups;
+mod inspect;
+mod jobs;
+mod progress;
+mod query;
+mod run;
+mod trials;
+mod validate;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::{
+    job::JobError,
+    quant::MappingError,
+    runner::{EXIT_FAILED, Exit},
+    store::{JobRow, Store, StoreError, SystemClock},
+};
+
+/// The exit code of a wrong command line or job.
+const EXIT_USAGE: u8 = 2;
+
+const AFTER_HELP: &str = "\
+Examples:
+  qtuned validate job.yaml                         check a job and say what it will do
+  qtuned run job.yaml                              search; the same command again continues after a stop
+  qtuned run job.yaml --set budget.max_drop=0.02   change a value of the job for this run
+  qtuned trials                                    the trials of the latest job
+  qtuned front mobilenet-v2 --json                 the front of a job by its name, as JSON
+  qtuned query 'SELECT number, score, speed_up FROM trial_summary WHERE on_front'
+
+Exit codes:
+  0   done; for run: a quantized qconfig is within the budget
+  1   failed
+  2   wrong usage, or a job that is not valid
+  3   no quantized qconfig is within the budget; fp32 is chosen
+  75  interrupted; the same command continues";
+
+/// Finds the int8 qconfig of a trained network that keeps an accuracy budget.
+///
+/// A job (YAML) names an ONNX model, labelled samples, a starting qconfig and a budget. qtuned runs the network in
+/// fp32 and in real int8, measures how much each layer loses, takes the worst layer back to fp32, measures accuracy
+/// and latency again, and goes on until the budget is kept. Every trial is a row in an SQLite database.
+#[derive(Parser, Debug)]
+#[command(version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Debug)]
+struct Global {
+    /// The database that jobs and trials are recorded in
+    #[arg(long, global = true, value_name = "FILE", env = "QTUNED_DB", default_value = "qtuned.db")]
+    db: PathBuf,
+
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Say more on stderr; twice for everything. QTUNED_LOG takes filters such as `qtuned=debug`
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Run(run::RunArgs),
+    Validate(validate::ValidateArgs),
+    Inspect(inspect::InspectArgs),
+    Jobs(jobs::JobsArgs),
+    Trials(trials::TrialsArgs),
+    Groups(groups::GroupsArgs),
+    Front(trials::FrontArgs),
+    Query(query::QueryArgs),
+}
+
+/// A job that a command looks at.
+#[derive(Args, Debug)]
+struct JobArg {
+    /// Id or name of a job; the latest when none is given
+    job: Option<String>,
+}
+
+/// A job file, and values set over it.
+#[derive(Args, Debug)]
+struct JobFile {
+    /// The job, a YAML file
+    #[arg(value_name = "JOB.yaml")]
+    path: PathBuf,
+
+    /// Set a value of the job, such as `budget.max_drop=0.02`; the value is YAML. May be given more than once
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    set: Vec<String>,
+}
+
+/// Carries out a command.
+///
+/// # Errors
+/// Whatever keeps it from being carried out; [`exit`] turns it into a message and an exit code.
+pub fn run(cli: Cli) -> Result<Exit> {
+    start_log(cli.global.verbose);
+    let global = &cli.global;
+    match &cli.command {
+        Command::Run(args) => return run::run(global, args),
+        Command::Validate(args) => validate::run(global, args),
+        Command::Inspect(args) => inspect::run(global, args),
+        Command::Jobs(args) => jobs::run(global, args),
+        Command::Trials(args) => trials::run(global, args),
+        Command::Groups(args) => groups::run(global, args),
+        Command::Front(args) => trials::run_front(global, args),
+        Command::Query(args) => query::run(global, args),
+    }
+    .map(|()| Exit::Success)
+}
+
+/// The exit code of a command's result; an error is told on stderr, in one line.
+pub fn exit(result: Result<Exit>) -> ExitCode {
+    match result {
+        Ok(exit) => ExitCode::from(exit.code()),
+        // Whoever read the output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without a stderr there is nobody to tell.
+            let _ = writeln!(io::stderr(), "error: {}", crate::runner::one_line(error.as_ref()));
+            let usage = error.chain().any(|cause| cause.is::<JobError>() || cause.is::<MappingError>());
+            ExitCode::from(if usage { EXIT_USAGE } else { EXIT_FAILED })
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(broken))
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "qtuned=info,warn",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("QTUNED_LOG").unwrap_or_else(|_| level.into());
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    // An error means that a log was started before, which only tests do.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).try_init();
+}
+
+/// Writes to stdout whole, so that a closed pipe is an error and no panic.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()?;
+    Ok(())
+}
+
+fn print_json<T: Serialize>(value: &T) -> Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Runs `work` on the database, opened for reading.
+fn with_store<T, F: Future<Output = Result<T, StoreError>>>(
+    global: &Global,
+    work: impl FnOnce(Store) -> F,
+) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(async {
+        let store = Store::open_existing(&global.db, Arc::new(SystemClock)).await?;
+        let done = work(store.clone()).await;
+        store.close().await;
+        done
+    })?)
+}
+
+/// A job's heading above a table.
+fn heading(job: &JobRow) -> String {
+    format!("job {}: {} ({})\n", job.id, job.name, format::state(job.state))
+}

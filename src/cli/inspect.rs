@@ -1,0 +1,114 @@
+//! `qtuned inspect`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::{Global, format, print, print_json};
+use crate::{
+    graph::{Graph, Group, Groups},
+    onnx::{self, Model},
+    store,
+};
+
+/// Show the groups of an ONNX model: what can be switched between int8 and fp32
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  qtuned inspect model.onnx\n  qtuned inspect model.onnx --json")]
+pub(super) struct InspectArgs {
+    /// The model
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+}
+
+pub(super) fn run(global: &Global, args: &InspectArgs) -> Result<()> {
+    let model = onnx::load(&args.model)?;
+    let groups = Groups::of(&model.graph);
+    if global.json {
+        return print_json(&facts(&model, &groups));
+    }
+    let graph = &model.graph;
+    let row = |group: &Group| {
+        vec![
+            group.id.clone(),
+            group.object_type.clone(),
+            group.activation.map(|node| graph.node(node).op_type.clone()).unwrap_or_default(),
+            group.inputs.iter().map(|value| shape(&graph.value(*value).shape)).collect::<Vec<_>>().join(", "),
+            shape(&graph.value(group.output).shape),
+            format::count(group.macs),
+            format::count(group.parameters),
+        ]
+    };
+    let headings = ["group", "type", "with", "input", "output", ">MACs", ">parameters"];
+    let table = format::table(&headings, groups.all().iter().map(row));
+    print(&format!("{table}{}", totals(&model, &groups)))
+}
+
+/// What the model is, in a few lines.
+pub(super) fn totals(model: &Model, groups: &Groups) -> String {
+    let graph = &model.graph;
+    let in_groups = groups.all().iter().map(|group| group.macs).sum();
+    let producer = if model.producer.is_empty() { "an unnamed tool" } else { &model.producer };
+    let outputs: Vec<String> = graph.outputs.iter().map(|value| shape(&graph.value(*value).shape)).collect();
+    format!(
+        "{} and {}; {} MACs, {} in groups; {} parameters\n\
+         input {}, output {}; opset {} by {producer}, {}\n",
+        format::plural(groups.len(), "group"),
+        format::plural(graph.nodes.len(), "node"),
+        format::count(macs(graph)),
+        format::count(in_groups),
+        format::count(parameters(graph)),
+        shape(&graph.value(graph.input).shape),
+        outputs.join(", "),
+        model.opset,
+        format::bytes(model.bytes),
+    )
+}
+
+/// What the model is, for the record and for other programs.
+pub(super) fn facts(model: &Model, groups: &Groups) -> serde_json::Value {
+    let graph = &model.graph;
+    let group = |group: &Group| {
+        json!({
+            "id": group.id,
+            "aliases": group.aliases,
+            "object_type": group.object_type,
+            "activation": group.activation.map(|node| graph.node(node).op_type.clone()),
+            "inputs": group.inputs.iter().map(|value| &graph.value(*value).shape).collect::<Vec<_>>(),
+            "output": graph.value(group.output).shape,
+            "macs": group.macs,
+            "parameters": group.parameters,
+        })
+    };
+    json!({
+        "name": graph.name,
+        "sha256": store::hex(&model.digest),
+        "bytes": model.bytes,
+        "opset": model.opset,
+        "ir_version": model.ir_version,
+        "producer": model.producer,
+        "nodes": graph.nodes.len(),
+        "macs": macs(graph),
+        "parameters": parameters(graph),
+        "input": graph.value(graph.input).shape,
+        "outputs": graph.outputs.iter().map(|value| &graph.value(*value).shape).collect::<Vec<_>>(),
+        "groups": groups.all().iter().map(group).collect::<Vec<_>>(),
+    })
+}
+
+fn macs(graph: &Graph) -> u64 {
+    (0..graph.nodes.len()).map(|index| graph.macs(crate::graph::NodeId(index))).sum()
+}
+
+fn parameters(graph: &Graph) -> u64 {
+    (0..graph.nodes.len()).map(|index| graph.parameters(crate::graph::NodeId(index))).sum()
+}
+
+/// A sample's shape: `3×224×224`.
+pub(super) fn shape(shape: &[usize]) -> String {
+    match shape.is_empty() {
+        true => "scalar".to_owned(),
+        false => shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("×"),
+    }
+}

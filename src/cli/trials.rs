@@ -1,0 +1,79 @@
+//! `qtuned trials` and `qtuned front`.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::{Global, JobArg, format, heading, print, print_json, with_store};
+use crate::store::TrialSummary;
+
+/// Show the trials of a job, in order
+///
+/// Score and drop are those of the search split. The drop and the speed-up are against fp32; each trial's latency was
+/// taken in turn with fp32's. On the front is what no other trial beats in score and median latency.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  qtuned trials\n  qtuned trials mobilenet-v2\n  qtuned trials 3 --json")]
+pub(super) struct TrialsArgs {
+    #[command(flatten)]
+    job: JobArg,
+}
+
+/// Show the trials of a job that no other beats in score and latency, the fastest first
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  qtuned front\n  qtuned front mobilenet-v2 --json")]
+pub(super) struct FrontArgs {
+    #[command(flatten)]
+    job: JobArg,
+}
+
+pub(super) fn run(global: &Global, args: &TrialsArgs) -> Result<()> {
+    show(global, &args.job, |trials| trials)
+}
+
+pub(super) fn run_front(global: &Global, args: &FrontArgs) -> Result<()> {
+    show(global, &args.job, |mut trials| {
+        trials.retain(|trial| trial.on_front);
+        trials.sort_by(|a, b| a.median_ns.partial_cmp(&b.median_ns).unwrap_or(std::cmp::Ordering::Equal));
+        trials
+    })
+}
+
+fn show(global: &Global, job: &JobArg, choose: impl FnOnce(Vec<TrialSummary>) -> Vec<TrialSummary>) -> Result<()> {
+    let name = job.job.clone();
+    let (job, trials) = with_store(global, |store| async move {
+        let job = store.find_job(name.as_deref()).await?;
+        let trials = store.summaries(job.id).await?;
+        Ok((job, trials))
+    })?;
+    let trials = choose(trials);
+    if global.json {
+        return print_json(&trials);
+    }
+    match trials.is_empty() {
+        true => print(&format!("{}no trials yet\n", heading(&job))),
+        false => print(&format!("{}{}", heading(&job), table(&trials))),
+    }
+}
+
+/// The table of trials.
+pub(super) fn table(trials: &[TrialSummary]) -> String {
+    let mark = |flag: bool, mark: &str| if flag { mark.to_owned() } else { String::new() };
+    let row = |trial: &TrialSummary| {
+        vec![
+            trial.number.to_string(),
+            if trial.int8_groups == 0 { "all".to_owned() } else { trial.fp32_groups.len().to_string() },
+            format::score(trial.metric, trial.score),
+            format::or_none(trial.score_drop, format::points),
+            format::or_none(trial.median_ns, format::milliseconds),
+            format::or_none(trial.q1_ns.zip(trial.q3_ns), |(q1, q3)| {
+                format!("{:.3}..{:.3}", q1 / 1e6, q3 / 1e6)
+            }),
+            format::or_none(trial.speed_up, |speed_up| format!("{speed_up:.2}×")),
+            format::bytes(trial.weight_bytes),
+            mark(trial.on_front, "front"),
+            mark(trial.chosen, "chosen"),
+        ]
+    };
+    let headings =
+        [">trial", ">fp32 groups", ">score", ">drop", ">median", ">q1..q3 ms", ">speed-up", ">size", "", ""];
+    format::table(&headings, trials.iter().map(row))
+}

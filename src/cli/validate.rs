@@ -1,0 +1,76 @@
+//! `qtuned validate`.
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::{Global, JobFile, check, format, inspect, print, print_json};
+use crate::{
+    dataset::Part,
+    search::{Budget, DropKind},
+};
+
+/// Check a job, its model and its data, and say what it will do
+///
+/// Nothing is measured and nothing is written.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  qtuned validate job.yaml\n  qtuned validate job.yaml --set qconfig.preset=qnnpack")]
+pub(super) struct ValidateArgs {
+    #[command(flatten)]
+    job: JobFile,
+}
+
+pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
+    let checked = check::check(&args.job)?;
+    let spec = &checked.job.spec;
+    let samples = |part| checked.dataset.len(part);
+    let (calibrate, search, certify) = (samples(Part::Calibrate), samples(Part::Search), samples(Part::Certify));
+    let quantized = checked.qconfigs.iter().flatten().count();
+    // fp32, everything in int8, then one group more in fp32 each time; everything in fp32 is the first again.
+    let trials = spec.search.max_trials.min(quantized + 1);
+    if global.json {
+        return print_json(&json!({
+            "name": spec.name,
+            "job": spec,
+            "model": inspect::facts(&checked.model, &checked.groups),
+            "quantized_groups": quantized,
+            "samples": {"calibrate": calibrate, "search": search, "certify": certify},
+            "trials_at_most": trials,
+            "output": checked.job.output(),
+        }));
+    }
+    let budget = match spec.budget.budget() {
+        Budget::Drop { max_drop, relative } => {
+            let of = match relative {
+                DropKind::Absolute => "of all samples",
+                DropKind::Relative => "of the samples that fp32 gets right",
+            };
+            format!("{} may drop by {} % {of}", name(&spec.budget.metric), max_drop * 100.0)
+        }
+        Budget::MinDb(least) => format!("the output's SQNR must be at least {least} dB"),
+    };
+    let latency = &spec.measure.latency;
+    print(&format!(
+        "job {} is valid\n{}\
+         qconfig: {} of {} quantized, preset {}\n\
+         samples: {calibrate} calibrate, {search} search, {certify} certify\n\
+         budget: {budget}\n\
+         search: {} at most; latency of {} each, batch {}, {}\n\
+         output: {}\n",
+        spec.name,
+        inspect::totals(&checked.model, &checked.groups),
+        quantized,
+        format::plural(checked.groups.len(), "group"),
+        spec.qconfig.preset.name(),
+        format::plural(trials, "trial"),
+        format::plural(latency.runs, "run"),
+        latency.batch,
+        format::plural(latency.threads, "thread"),
+        checked.job.output().display(),
+    ))
+}
+
+/// A metric as jobs name it.
+fn name(metric: &crate::evaluate::Metric) -> String {
+    serde_json::to_string(metric).unwrap_or_default().trim_matches('"').to_owned()
+}

@@ -1,0 +1,290 @@
+//! Drives the real binary with real files.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use assert_cmd::Command;
+use qtuned::{
+    evaluate::{Evaluation, Fingerprint, Latency, Metric, Score},
+    graph::GroupId,
+    job::{self, Job, JobLock, LockedHashes},
+    pipeline::{GroupFacts, TrialFacts},
+    quant::{Preset, QConfigFile, QConfigMapping},
+    search::{Finish, Key, Trial},
+    sensitivity::GroupSensitivity,
+    store::{Clock, JobEnd, Store},
+};
+use tempfile::TempDir;
+
+/// Noon of a day.
+struct Noon;
+
+impl Clock for Noon {
+    fn now_ms(&self) -> i64 {
+        1_700_049_600_000
+    }
+}
+
+struct Bench {
+    folder: TempDir,
+}
+
+struct Done {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench { folder: TempDir::new().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn qtuned(&self, args: &[&str]) -> Done {
+        let output = Command::new(assert_cmd::cargo::cargo_bin!("qtuned"))
+            .args(args)
+            .current_dir(self.folder.path())
+            .env_remove("QTUNED_DB")
+            .env_remove("QTUNED_LOG")
+            .env("COLUMNS", "200")
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Done { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// A database with one job of four trials and one job that failed.
+    fn with_jobs(self) -> Bench {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let store = Store::open(&self.path("qtuned.db"), Arc::new(Noon)).await.unwrap();
+            let broken = store.begin_job(&lock("broken")).await.unwrap().id;
+            store.end_job(broken, &JobEnd::Failed { error: "out of luck".into() }, 1).await.unwrap();
+            let job = store.begin_job(&lock("small")).await.unwrap().id;
+            let key = Key([7; 32]);
+            store.record_groups(&key, &groups()).await.unwrap();
+            store.use_sensitivities(job, &key).await.unwrap();
+            for (number, (trial, facts)) in trials().iter().enumerate() {
+                store.record_trial(job, number, Metric::Top1, trial, facts).await.unwrap();
+            }
+            let end = JobEnd::Succeeded { finish: Finish::WithinBudget, chosen: 2, within_budget: true };
+            store.end_job(job, &end, 0).await.unwrap();
+            store.close().await;
+        });
+        self
+    }
+}
+
+fn lock(name: &str) -> JobLock {
+    let text = format!(
+        "{{name: {name}, model: {{onnx: m}}, data: {{images: {{csv: a}}, split: {{calibrate: 1}}}}, \
+         budget: {{max_drop: 0.02}}}}"
+    );
+    let hash = "a".repeat(64);
+    let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
+    JobLock::new(&Job { spec: job::parse(&text, &[]).unwrap(), folder: "/".into() }, sha256)
+}
+
+fn groups() -> Vec<GroupFacts> {
+    let group = |position: usize, id: &str, weight: Option<f64>, output: Option<f64>| GroupFacts {
+        id: id.into(),
+        object_type: if weight.is_some() { "Conv" } else { "Add" }.into(),
+        macs: 120_000 * position as u64,
+        parameters: 90,
+        sensitivity: output.map(|output| GroupSensitivity {
+            group: GroupId(position),
+            weight,
+            local: 21.5,
+            accumulated: 18.25,
+            output,
+            range: (0.0, 6.0),
+        }),
+    };
+    vec![
+        group(0, "features.0", Some(40.0), Some(25.0)),
+        group(1, "features.1.conv", Some(12.0), Some(4.5)),
+        group(2, "features.1.add", None, Some(f64::INFINITY)),
+        group(3, "classifier", Some(40.0), None),
+    ]
+}
+
+fn trials() -> Vec<(Trial, TrialFacts)> {
+    let trial = |id: u8, fp32: &[usize], correct: usize, ns: Option<u64>| {
+        let fingerprint =
+            Fingerprint { cpu: "cpu".into(), kernel: "avx2".into(), threads: 1, batch: 1, quota_milli_cpus: None };
+        let around = |ns: u64| vec![ns - 10_000, ns, ns + 10_000];
+        let latency = ns.map(|ns| Latency { candidate_ns: around(ns), fp32_ns: around(2_000_000), fingerprint });
+        let trial = Trial {
+            key: Key([id; 32]),
+            fp32_groups: fp32.iter().map(|g| GroupId(*g)).collect(),
+            int8_groups: 3 - fp32.len(),
+            evaluation: Evaluation {
+                score: Score::Count { correct: correct as u64, total: 200 },
+                correct: (0..200).map(|i| i < correct).collect(),
+                seconds: 1.5,
+            },
+            latency,
+            weight_bytes: 42_000 + 10_000 * fp32.len() as u64,
+            activation_bytes: 4096,
+        };
+        let file = QConfigFile {
+            job: "small".into(),
+            model_sha256: "a".repeat(64),
+            trial: 0,
+            score: 0.9,
+            mapping: QConfigMapping::preset(Preset::Onednn),
+            groups: vec![],
+        };
+        let fp32_names = fp32.iter().map(|g| groups()[*g].id.clone()).collect();
+        (trial, TrialFacts { fp32_names, qconfig_json: "{\"preset\": \"onednn\"}".into(), file })
+    };
+    vec![
+        trial(1, &[0, 1, 2], 184, Some(2_000_000)),
+        trial(2, &[], 140, Some(800_000)),
+        trial(3, &[1], 182, Some(1_000_000)),
+        trial(4, &[0, 1], 182, None),
+    ]
+}
+
+#[test]
+fn tables_show_what_is_recorded() {
+    let bench = Bench::new().with_jobs();
+    for args in [&["jobs"][..], &["trials"], &["trials", "small"], &["groups"], &["groups", "--rank-by", "weight"], &["front", "2"]] {
+        let done = bench.qtuned(args);
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{args:?}");
+        insta::assert_snapshot!(args.join("_"), done.stdout);
+    }
+    let done = bench.qtuned(&["trials", "broken"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "job 1: broken (failed)\nno trials yet\n"));
+}
+
+#[test]
+fn json_is_for_other_programs() {
+    let bench = Bench::new().with_jobs();
+    let json = |args: &[&str]| -> serde_json::Value {
+        let done = bench.qtuned(args);
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        serde_json::from_str(&done.stdout).unwrap()
+    };
+    let front = json(&["front", "--json"]);
+    let numbers: Vec<_> = front.as_array().unwrap().iter().map(|trial| trial["number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 0]);
+    assert_eq!(front[1]["speed_up"], 2.0);
+    assert_eq!(front[1]["fp32_groups"], serde_json::json!(["features.1.conv"]));
+    let groups = json(&["--json", "groups"]);
+    assert_eq!((&groups[0]["id"], &groups[2]["output_db"]), (&"features.1.conv".into(), &"inf".into()));
+    assert_eq!(json(&["jobs", "--json"])[0]["state"], "succeeded");
+    let rows = json(&["query", "--json", "SELECT number, speed_up FROM front WHERE job_name = 'small' ORDER BY number"]);
+    assert_eq!(rows, serde_json::json!([
+        {"number": 0, "speed_up": 1.0}, {"number": 1, "speed_up": 2.5}, {"number": 2, "speed_up": 2.0}
+    ]));
+}
+
+#[test]
+fn queries_only_read() {
+    let bench = Bench::new().with_jobs();
+    let done = bench.qtuned(&["query", "SELECT group_id, output_db FROM sensitivity ORDER BY output_db"]);
+    insta::assert_snapshot!("query", done.stdout);
+    let before = fs::read(bench.path("qtuned.db")).unwrap();
+    for (sql, message) in [
+        ("DELETE FROM jobs", "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN"),
+        ("SELECT 1; DELETE FROM jobs", "expected one statement, found more"),
+        ("WITH a AS (SELECT 1) DELETE FROM jobs", "attempt to write a readonly database"),
+        ("VACUUM INTO 'copy.db'", "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN"),
+        ("SELECT * FROM nowhere", "no such table: nowhere"),
+    ] {
+        let done = bench.qtuned(&["query", sql]);
+        assert_eq!((done.code, done.stderr), (1, format!("error: {message}\n")), "{sql}");
+    }
+    assert_eq!(fs::read(bench.path("qtuned.db")).unwrap(), before);
+    assert!(!bench.path("copy.db").exists());
+}
+
+#[test]
+fn databases_that_cannot_be_used_are_told_apart() {
+    let bench = Bench::new();
+    let done = bench.qtuned(&["jobs"]);
+    let missing = "error: qtuned.db: there is no database; `qtuned run` makes one, --db names another\n";
+    assert_eq!((done.code, done.stderr.as_str()), (1, missing));
+    assert!(!bench.path("qtuned.db").exists());
+
+    fs::write(bench.path("text.db"), "not a database at all, but long enough to be one. ".repeat(40)).unwrap();
+    let done = bench.qtuned(&["jobs", "--db", "text.db"]);
+    assert_eq!((done.code, done.stderr.as_str()), (1, "error: text.db: this file is not an SQLite database\n"));
+
+    let bench = bench.with_jobs();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+        let options = SqliteConnectOptions::new().filename(bench.path("qtuned.db"));
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                     VALUES (29990101000000, 'x', 1, x'00', 0)";
+        sqlx::query(newer).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    });
+    let newer = "error: qtuned.db: this database was made by a newer qtuned (schema 29990101000000); \
+                 use that version, or another --db\n";
+    for args in [&["jobs"][..], &["query", "SELECT 1"]] {
+        let done = bench.qtuned(args);
+        assert_eq!((done.code, done.stderr.as_str()), (1, newer));
+    }
+    let done = bench.qtuned(&["trials", "nothing", "--db", "other.db"]);
+    assert_eq!(done.code, 1);
+}
+
+#[test]
+fn wrong_jobs_and_usage_exit_with_2() {
+    let bench = Bench::new().with_jobs();
+    fs::write(bench.path("job.yaml"), "name: a\nmodel: {onnx: m.onnx}\nbudget: {max_dorp: 0.1}\n").unwrap();
+    for command in ["validate", "run"] {
+        let done = bench.qtuned(&[command, "job.yaml"]);
+        let message = "error: job.yaml:3:20: budget.max_dorp: unknown field `max_dorp`, expected one of `metric`, \
+                       `max_drop`, `drop`, `min_db`, `confidence`; did you mean `max_drop`?\n";
+        assert_eq!((done.code, done.stderr.as_str(), done.stdout.as_str()), (2, message, ""));
+    }
+    let done = bench.qtuned(&["validate", "nowhere.yaml"]);
+    let message = "error: nowhere.yaml: failed to read the job: No such file or directory (os error 2)\n";
+    assert_eq!((done.code, done.stderr.as_str()), (2, message));
+    assert_eq!(bench.qtuned(&["trails"]).code, 2);
+    assert_eq!(bench.qtuned(&["run"]).code, 2);
+    let done = bench.qtuned(&["trials", "nobody"]);
+    assert_eq!((done.code, done.stderr.as_str()), (1, "error: there is no job `nobody` in the database\n"));
+    let done = bench.qtuned(&["inspect", "nowhere.onnx"]);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.starts_with("error: failed to read `nowhere.onnx`"), "{}", done.stderr);
+}
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    let bench = Bench::new();
+    let done = bench.qtuned(&["--help"]);
+    assert_eq!(done.code, 0);
+    for part in ["Examples:", "Exit codes:", "75  interrupted", "QTUNED_DB"] {
+        assert!(done.stdout.contains(part), "{part}");
+    }
+    for command in ["run", "validate", "inspect", "jobs", "trials", "groups", "front", "query"] {
+        let done = bench.qtuned(&[command, "--help"]);
+        assert!(done.code == 0 && done.stdout.contains("Examples:"), "{command}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let bench = Bench::new().with_jobs();
+    let binary = assert_cmd::cargo::cargo_bin!("qtuned");
+    let mut child = std::process::Command::new(binary)
+        .args(["query", "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 50000) SELECT * FROM n"])
+        .current_dir(bench.folder.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
+}
