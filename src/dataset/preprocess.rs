@@ -44,7 +44,7 @@ impl Geometry {
         }
         if let Some((to, interpolation)) = self.resize {
             let (height, width) = target(&picture, to)?;
-            picture = resize(picture, height, width, interpolation);
+            picture = resize(picture, height, width, interpolation)?;
         }
         match self.crop {
             Some(size) => center_crop(picture, size.height as usize, size.width as usize),

@@ -180,8 +180,9 @@ fn default_std() -> Vec<f64> {
     vec![1.0]
 }
 
-/// How to resize, as Pillow does it. In YAML `{short_side: 256}` or `{size: [height, width]}`,
-/// with an optional `interpolation`.
+/// How to resize. In YAML `{short_side: 256}` or `{size: [height, width]}`, with an optional
+/// `interpolation`. On photographs a value differs from Pillow's by at most 2, except with
+/// `nearest`, where one pixel in a hundred may be its neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "ResizeFields", into = "ResizeFields")]
 pub struct Resize {
