@@ -1,8 +1,11 @@
 //! Numbers with units, and tables of them.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle, presets};
 
 use crate::{evaluate::Metric, store::JobState};
+
+/// A line below the headings and nothing else.
+const UNDERLINED: TableStyle = presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// What is shown where there is nothing.
 pub(super) const NONE: &str = "-";
@@ -10,7 +13,7 @@ pub(super) const NONE: &str = "-";
 /// A table that fits the terminal. Columns whose heading starts with `>` are aligned to the right.
 pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(UNDERLINED).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(headings.iter().map(|heading| heading.trim_start_matches('>')));
     table.add_rows(rows);
     for (index, heading) in headings.iter().enumerate() {

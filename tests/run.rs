@@ -1,0 +1,115 @@
+//! Runs the shipped job with the real binary: to its end, again, stopped by signals, and continued.
+
+#![cfg(unix)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use qtuned::{job::JobLock, quant::QConfigFile};
+use tempfile::TempDir;
+
+const SMALL: [&str; 4] = [
+    "data.split.search=300",
+    "data.split.calibrate=32",
+    "sensitivity.samples=8",
+    "measure.latency={runs: 5, warmup: 1}",
+];
+
+/// The shipped job, with these values set over it, in an empty folder.
+fn command(folder: &Path, set: &[&str]) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("qtuned"));
+    command.arg("run").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/fashion-mnist.yaml"));
+    command.current_dir(folder).env_remove("QTUNED_DB").env_remove("QTUNED_LOG").args(["--threads", "2"]);
+    set.iter().for_each(|value| drop(command.args(["--set", value])));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(folder: &Path, set: &[&str]) -> (i32, String, String) {
+    ended(command(folder, set).output().unwrap())
+}
+
+fn ended(output: Output) -> (i32, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+fn rows(folder: &Path, sql: &str) -> serde_json::Value {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("qtuned"));
+    let output = command.args(["query", "--json", sql]).current_dir(folder).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn a_job_runs_to_its_end_and_again_finds_everything_recorded() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    let (code, stdout, stderr) = run(path, &SMALL);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("is chosen: in fp32: ") || stdout.contains("is chosen: everything in int8"), "{stdout}");
+    assert!(stdout.contains("and 4 more groups; `qtuned groups` shows all"), "{stdout}");
+    let out = path.join("qtuned-out/fashion-mnist");
+    let lock: JobLock = serde_yaml::from_str(&fs::read_to_string(out.join("job.lock.yaml")).unwrap()).unwrap();
+    assert_eq!(lock.job.sensitivity.samples, 8);
+    let best: QConfigFile = serde_yaml::from_str(&fs::read_to_string(out.join("best.qconfig.yaml")).unwrap()).unwrap();
+    assert_eq!(rows(path, "SELECT chosen FROM jobs"), serde_json::json!([{"chosen": best.trial}]));
+    assert_eq!(best.model_sha256, lock.sha256.model);
+    let count = || {
+        rows(
+            path,
+            "SELECT (SELECT count(*) FROM trials) AS t, (SELECT count(*) FROM latency_samples) AS l, (SELECT count(*) FROM jobs) AS j",
+        )
+    };
+    let before = count();
+
+    // The same job: nothing is measured again. The scores are those of before.
+    let (code, again, stderr) = run(path, &SMALL);
+    assert_eq!((code, count()), (0, before.clone()), "{stderr}");
+    assert!(stderr.contains("job 1: continues after") && !stderr.contains("evaluating"), "{stderr}");
+    assert_eq!(again, stdout);
+
+    // A budget of nothing at all: another job, which finds the trials of the first and makes more.
+    let mut tight = SMALL.to_vec();
+    tight.extend(["budget.max_drop=0", "search.max_trials=2", "output=tight"]);
+    let (code, stdout, stderr) = run(path, &tight);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stdout.contains("no quantized qconfig within the budget: fp32 is chosen"), "{stdout}");
+    assert!(!stderr.contains("evaluating"), "{stderr}");
+    assert_eq!((&count()["0"], &count()[0]["t"]), (&before["0"], &before[0]["t"]));
+    assert!(path.join("tight/best.qconfig.yaml").exists());
+}
+
+#[test]
+fn signals_stop_a_run_that_continues_later() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    let mut set = SMALL.to_vec();
+    // Latencies that take long enough to be stopped in.
+    set.extend(["search.until=exhausted", "search.max_trials=5", "measure.latency={runs: 4000, warmup: 1}"]);
+    let mut child = command(path, &set).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("trial 1: evaluating")));
+    signal(&child, "-TERM");
+    let asked = Instant::now();
+    assert!(lines.any(|line| line.unwrap().starts_with("stopping; the same command continues")));
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let (code, stdout, _) = ended(child.wait_with_output().unwrap());
+    assert_eq!(code, 75, "{rest:?}");
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert!(stdout.contains("the same command continues"), "{stdout}");
+    assert_eq!(rows(path, "SELECT state FROM jobs"), serde_json::json!([{"state": "interrupted"}]));
+
+    let (code, _, stderr) = run(path, &set);
+    assert!([0, 3].contains(&code), "{stderr}");
+    assert!(stderr.contains("job 1: continues after") && !stderr.contains("trial 0 (fp32): evaluating"), "{stderr}");
+    assert_eq!(rows(path, "SELECT count(*) AS n FROM job_trials"), serde_json::json!([{"n": 5}]));
+}
