@@ -149,4 +149,17 @@ trait Tile {
         channels: usize,
         w: &[i16],
     ) -> [[i32; LANES]; P];
+
+    /// What an integer epilogue does to eight sums: `rne(clamp(f32(sum + constant) · multiplier, low, high))`, by
+    /// [`reference::steps`] one at a time.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set.
+    unsafe fn steps(sums: &[i32; 8], constants: &[i32; 8], multipliers: &[f32; 8], low: f32, high: f32) -> [f32; 8];
+
+    /// Eight integers given as f32, from `0 − zero_point` to `255 − zero_point`, plus `zero_point`.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set.
+    unsafe fn stored(steps: [f32; 8], zero_point: f32) -> [u8; 8];
 }

@@ -31,6 +31,18 @@ impl Tile for Avx2 {
         // SAFETY: the caller's promises are the same.
         unsafe { integer(x, bases, taps, channels, w) }
     }
+
+    #[inline(always)]
+    unsafe fn steps(sums: &[i32; 8], constants: &[i32; 8], multipliers: &[f32; 8], low: f32, high: f32) -> [f32; 8] {
+        // SAFETY: the caller's promises are the same.
+        unsafe { steps(sums, constants, multipliers, low, high) }
+    }
+
+    #[inline(always)]
+    unsafe fn stored(steps: [f32; 8], zero_point: f32) -> [u8; 8] {
+        // SAFETY: the caller's promises are the same.
+        unsafe { stored(&steps, zero_point) }
+    }
 }
 
 /// # Safety
@@ -112,4 +124,37 @@ unsafe fn integer<const P: usize>(
         }
     }
     sums
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn steps(sums: &[i32; 8], constants: &[i32; 8], multipliers: &[f32; 8], low: f32, high: f32) -> [f32; 8] {
+    let mut steps = [0.0; 8];
+    // SAFETY: all these arrays have eight elements of 32 bits.
+    unsafe {
+        let sum =
+            _mm256_add_epi32(_mm256_loadu_si256(sums.as_ptr().cast()), _mm256_loadu_si256(constants.as_ptr().cast()));
+        let x = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(multipliers.as_ptr()));
+        // Where x is NaN these give their second operand, as the reference does.
+        let x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(low)), _mm256_set1_ps(high));
+        let x = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+        _mm256_storeu_ps(steps.as_mut_ptr(), x);
+    }
+    steps
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn stored(steps: &[f32; 8], zero_point: f32) -> [u8; 8] {
+    let mut stored = [0; 8];
+    // The low byte of each 32 bits, to the front of each half.
+    let bytes = _mm256_set1_epi64x(0x8080_8080_0c08_0400_u64 as i64);
+    // SAFETY: `steps` has eight elements of 32 bits, and 64 bits are written to `stored`.
+    unsafe {
+        let x = _mm256_add_ps(_mm256_loadu_ps(steps.as_ptr()), _mm256_set1_ps(zero_point));
+        let x = _mm256_shuffle_epi8(_mm256_cvttps_epi32(x), bytes);
+        let x = _mm_unpacklo_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+        _mm_storel_epi64(stored.as_mut_ptr().cast(), x);
+    }
+    stored
 }

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::{Kernels, LANES, PIXELS, PackedFloat, PackedInteger, Tile, depthwise, dispatch, packing::Geometry};
+use super::{
+    Kernels, LANES, PIXELS, PackedFloat, PackedInteger, Tile, depthwise, dispatch, packing::Geometry, reference,
+};
 use crate::quant::Affine;
 
 /// Where a kernel writes.
@@ -53,29 +55,52 @@ impl FloatEpilogue {
 }
 
 impl IntegerEpilogue {
-    /// Calls `write` with each element of `out` and the quantized result less its zero point as f32 (an integer,
-    /// never -0), for one pixel's sums from `channel` on.
+    /// Writes one pixel's sums from `channel` on. `eight` and `one` get quantized results less their zero point:
+    /// integers as f32, where 0 may be -0.
     #[inline(always)]
-    fn for_each<Y>(&self, channel: usize, sums: &[i32], out: &mut [Y], write: impl Fn(&mut Y, f32)) {
-        // Slices of one known length, so that this becomes vector code.
+    fn put<K: Tile, Y>(
+        &self,
+        channel: usize,
+        sums: &[i32],
+        out: &mut [Y],
+        eight: impl Fn([f32; 8]) -> [Y; 8],
+        one: impl Fn(f32) -> Y,
+    ) {
         let range = channel..channel + sums.len();
-        let (constants, multipliers) = (&self.constants[range.clone()], &self.multipliers[range]);
+        let (constants, constants_rest) = self.constants[range.clone()].as_chunks();
+        let (multipliers, multipliers_rest) = self.multipliers[range].as_chunks();
+        let (sums, sums_rest) = sums.as_chunks();
+        let (out, out_rest) = out.as_chunks_mut();
         let zero_point = f32::from(self.grid.zero_point);
         let (low, high) = (f32::from(self.low) - zero_point, f32::from(self.high) - zero_point);
-        for (((y, &sum), &constant), &multiplier) in out.iter_mut().zip(sums).zip(constants).zip(multipliers) {
-            let x = sum.wrapping_add(constant) as f32 * multiplier;
-            let x = if x > low { x } else { low };
-            let x = if x < high { x } else { high };
-            // A small negative number rounds to -0, which is no integer's f32; adding 0 makes it 0.
-            write(y, x.round_ties_even() + 0.0);
+        for (((y, s), c), m) in out.iter_mut().zip(sums).zip(constants).zip(multipliers) {
+            // SAFETY: K's instruction set is the one this function is compiled for (see `dispatch`).
+            *y = eight(unsafe { K::steps(s, c, m, low, high) });
         }
+        for (((y, &s), &c), &m) in out_rest.iter_mut().zip(sums_rest).zip(constants_rest).zip(multipliers_rest) {
+            *y = one(reference::steps(s, c, m, low, high));
+        }
+    }
+}
+
+/// `y = f(a, b)` of every element, all of one length. Eight results are formed before they are written: the compiler
+/// cannot know that `y` is apart from the other slices, and would else take one element at a time.
+#[inline(always)]
+fn by_eights<Y>(y: &mut [Y], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> Y) {
+    let (y, y_rest) = y.as_chunks_mut::<8>();
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
+        *y = std::array::from_fn(|i| f(a[i], b[i]));
+    }
+    for ((y, &a), &b) in y_rest.iter_mut().zip(a_rest).zip(b_rest) {
+        *y = f(a, b);
     }
 }
 
 /// A part of an output, by the pixels and channels it begins at.
 pub(super) trait Sink<T: Copy>: Send {
     /// Writes one pixel's sums for the channels from `channel` on; `pixel` counts within this part.
-    fn put(&mut self, pixel: usize, channel: usize, sums: &[T]);
+    fn put<K: Tile>(&mut self, pixel: usize, channel: usize, sums: &[T]);
 }
 
 pub(super) struct FloatToFloat<'a>(pub &'a mut [f32], pub &'a [f32], pub FloatEpilogue);
@@ -85,41 +110,42 @@ pub(super) struct IntegerToQuantized<'a>(pub &'a mut [u8], pub &'a IntegerEpilog
 
 impl Sink<f32> for FloatToFloat<'_> {
     #[inline(always)]
-    fn put(&mut self, pixel: usize, channel: usize, sums: &[f32]) {
+    fn put<K: Tile>(&mut self, pixel: usize, channel: usize, sums: &[f32]) {
         let bias = &self.1[channel..channel + sums.len()];
         let out = &mut self.0[pixel * self.1.len() + channel..][..sums.len()];
-        out.iter_mut().zip(sums).zip(bias).for_each(|((y, s), b)| *y = self.2.clip(s + b));
+        by_eights(out, sums, bias, |sum, bias| self.2.clip(sum + bias));
     }
 }
 
 impl Sink<f32> for FloatToQuantized<'_> {
     #[inline(always)]
-    fn put(&mut self, pixel: usize, channel: usize, sums: &[f32]) {
+    fn put<K: Tile>(&mut self, pixel: usize, channel: usize, sums: &[f32]) {
         let bias = &self.1[channel..channel + sums.len()];
         let out = &mut self.0[pixel * self.1.len() + channel..][..sums.len()];
-        out.iter_mut().zip(sums).zip(bias).for_each(|((y, s), b)| *y = self.3.quantize(self.2.clip(s + b)));
+        by_eights(out, sums, bias, |sum, bias| self.3.quantize(self.2.clip(sum + bias)));
     }
 }
 
 impl Sink<i32> for IntegerToFloat<'_> {
     #[inline(always)]
-    fn put(&mut self, pixel: usize, channel: usize, sums: &[i32]) {
+    fn put<K: Tile>(&mut self, pixel: usize, channel: usize, sums: &[i32]) {
         let epilogue = self.1;
         let out = &mut self.0[pixel * epilogue.constants.len() + channel..][..sums.len()];
-        epilogue.for_each(channel, sums, out, |y, steps| *y = steps * epilogue.grid.scale);
+        // Adding 0 turns -0 into 0: a small negative sum is the zero point, which dequantizes to 0.
+        let dequantize = |steps: f32| (steps + 0.0) * epilogue.grid.scale;
+        epilogue.put::<K, _>(channel, sums, out, |steps| steps.map(dequantize), dequantize);
     }
 }
 
 impl Sink<i32> for IntegerToQuantized<'_> {
     #[inline(always)]
-    fn put(&mut self, pixel: usize, channel: usize, sums: &[i32]) {
+    fn put<K: Tile>(&mut self, pixel: usize, channel: usize, sums: &[i32]) {
         let epilogue = self.1;
-        let zero_point = f32::from(epilogue.grid.zero_point);
         let out = &mut self.0[pixel * epilogue.constants.len() + channel..][..sums.len()];
-        epilogue.for_each(channel, sums, out, |y, steps| {
-            // SAFETY: low <= steps + zero_point <= high (a NaN became low), which are in 0..=255.
-            *y = unsafe { (steps + zero_point).to_int_unchecked::<i32>() } as u8;
-        });
+        let zero_point = f32::from(epilogue.grid.zero_point);
+        // SAFETY: K's instruction set is the one this function is compiled for (see `dispatch`).
+        let eight = |steps| unsafe { K::stored(steps, zero_point) };
+        epilogue.put::<K, _>(channel, sums, out, eight, |steps| reference::stored(steps, zero_point));
     }
 }
 
@@ -147,21 +173,23 @@ struct Part<'a, T> {
 }
 
 impl<T> Part<'_, T> {
-    /// Where the window of an output pixel begins.
-    #[inline(always)]
-    fn base(&self, pixel: usize) -> usize {
-        let stride = self.geometry.window.stride;
-        let (y, x) = (pixel / self.out_width, pixel % self.out_width);
-        y * stride[0] * self.input.row + x * stride[1] * self.input.pixel
+    /// Where the window of each output pixel begins.
+    fn bases(&self) -> Vec<usize> {
+        let [down, right] = self.geometry.window.stride;
+        let (mut y, mut x) = (self.first / self.out_width, self.first % self.out_width);
+        let mut next = || {
+            let base = y * down * self.input.row + x * right * self.input.pixel;
+            (y, x) = if x + 1 == self.out_width { (y + 1, 0) } else { (y, x + 1) };
+            base
+        };
+        (0..self.count).map(|_| next()).collect()
     }
 
-    /// Panics unless every read of this part is inside its input and weights.
-    fn check(&self) {
+    /// Panics unless every read of this part, from windows at `bases`, is inside its input and weights.
+    fn check(&self, bases: &[usize]) {
         let last_group = (self.geometry.groups - 1) * self.geometry.in_per_group();
-        let reach = (self.first..self.first + self.count).map(|p| self.base(p)).max().unwrap_or(0)
-            + self.taps.iter().max().copied().unwrap_or(0)
-            + last_group
-            + self.channels;
+        let furthest = |offsets: &[usize]| offsets.iter().max().copied().unwrap_or(0);
+        let reach = furthest(bases) + furthest(self.taps) + last_group + self.channels;
         assert!(reach <= self.input.x.len(), "a window reaches outside its input");
         let blocks = self.geometry.groups * self.geometry.blocks();
         assert_eq!(self.weights.len(), blocks * self.geometry.block_len(self.channels));
@@ -215,7 +243,8 @@ impl Element for i16 {
 /// All output channels of one part: weight blocks outside, so that a block stays in cache over the pixels.
 #[inline(always)]
 fn part_body<K: Tile, T: Element, S: Sink<T::Sum>>(part: &Part<'_, T>, sink: &mut S) {
-    part.check();
+    let all_bases = part.bases();
+    part.check(&all_bases);
     let geometry = part.geometry;
     for group in 0..geometry.groups {
         for block in 0..geometry.blocks() {
@@ -230,16 +259,16 @@ fn part_body<K: Tile, T: Element, S: Sink<T::Sum>>(part: &Part<'_, T>, sink: &mu
                 let left = part.count - pixel;
                 macro_rules! tile {
                     ($p:literal) => {{
-                        let bases: [usize; $p] = std::array::from_fn(|i| part.base(part.first + pixel + i) + offset);
+                        let bases: [usize; $p] = std::array::from_fn(|i| all_bases[pixel + i] + offset);
                         // SAFETY: `check` has found all reads of this part inside x and the weights, and K's
                         // instruction set is the one this function is compiled for (see `dispatch`).
                         let sums = unsafe { T::tile::<K, $p>(part.input.x, &bases, part.taps, part.channels, weights) };
                         for (i, sums) in sums.iter().enumerate() {
                             // The full tile apart, so that its length is known where it is compiled.
                             if lanes == LANES {
-                                sink.put(pixel + i, channel, sums);
+                                sink.put::<K>(pixel + i, channel, sums);
                             } else {
-                                sink.put(pixel + i, channel, &sums[..lanes]);
+                                sink.put::<K>(pixel + i, channel, &sums[..lanes]);
                             }
                         }
                         pixel += $p;

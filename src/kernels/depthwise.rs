@@ -3,11 +3,14 @@
 use rayon::prelude::*;
 
 use super::{
-    FloatEpilogue, IntegerEpilogue, Kernels, LANES, Output, PackedFloat, PackedInteger, Tile,
+    FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Tile,
     conv::{FloatToFloat, FloatToQuantized, IntegerToFloat, IntegerToQuantized, Sink, pad},
     dispatch,
     packing::Geometry,
 };
+
+/// Channels summed at once: one vector of 256 bits. Of two, the compiler takes the second apart.
+const STEP: usize = 8;
 
 /// One row of output pixels: `sum[x][c] = Σ w[tap][c] · input[x·stride + tap][c]`.
 struct Row<'a, X, W> {
@@ -47,48 +50,48 @@ impl Multiply for u8 {
 }
 
 #[inline(always)]
-fn row_body<X: Multiply, S: Sink<X::Sum>>(row: &Row<'_, X, X::Weight>, pixels: usize, sink: &mut S) {
+fn row_body<K: Tile, X: Multiply, S: Sink<X::Sum>>(row: &Row<'_, X, X::Weight>, pixels: usize, sink: &mut S) {
     let channels = row.channels;
     for pixel in 0..pixels {
         let base = row.start + pixel * row.step;
         let mut c = 0;
-        while c + LANES <= channels {
-            let mut sums = [X::Sum::default(); LANES];
-            for (t, &tap) in row.taps.iter().enumerate() {
-                let x = &row.x[base + tap + c..][..LANES];
-                let w = &row.weights[t * channels + c..][..LANES];
-                for i in 0..LANES {
+        while c + STEP <= channels {
+            let mut sums = [X::Sum::default(); STEP];
+            for (&tap, w) in row.taps.iter().zip(row.weights.chunks_exact(channels)) {
+                let x = &row.x[base + tap + c..][..STEP];
+                let w = &w[c..][..STEP];
+                for i in 0..STEP {
                     sums[i] = x[i].multiply_add(w[i], sums[i]);
                 }
             }
-            sink.put(pixel, c, &sums);
-            c += LANES;
+            sink.put::<K>(pixel, c, &sums);
+            c += STEP;
         }
         for c in c..channels {
             let taps = row.taps.iter().enumerate();
             let sum = taps.fold(X::Sum::default(), |sum, (t, &tap)| {
                 row.x[base + tap + c].multiply_add(row.weights[t * channels + c], sum)
             });
-            sink.put(pixel, c, &[sum]);
+            sink.put::<K>(pixel, c, &[sum]);
         }
     }
 }
 
 #[inline(always)]
 fn float_to_float_body<K: Tile>(row: &Row<'_, f32, f32>, pixels: usize, sink: &mut FloatToFloat<'_>) {
-    row_body(row, pixels, sink);
+    row_body::<K, _, _>(row, pixels, sink);
 }
 #[inline(always)]
 fn float_to_quantized_body<K: Tile>(row: &Row<'_, f32, f32>, pixels: usize, sink: &mut FloatToQuantized<'_>) {
-    row_body(row, pixels, sink);
+    row_body::<K, _, _>(row, pixels, sink);
 }
 #[inline(always)]
 fn integer_to_float_body<K: Tile>(row: &Row<'_, u8, i32>, pixels: usize, sink: &mut IntegerToFloat<'_>) {
-    row_body(row, pixels, sink);
+    row_body::<K, _, _>(row, pixels, sink);
 }
 #[inline(always)]
 fn integer_to_quantized_body<K: Tile>(row: &Row<'_, u8, i32>, pixels: usize, sink: &mut IntegerToQuantized<'_>) {
-    row_body(row, pixels, sink);
+    row_body::<K, _, _>(row, pixels, sink);
 }
 dispatch!(fn float_to_float(row: &Row<'_, f32, f32>, pixels: usize, sink: &mut FloatToFloat<'_>) = float_to_float_body);
 dispatch!(fn float_to_quantized(row: &Row<'_, f32, f32>, pixels: usize, sink: &mut FloatToQuantized<'_>) = float_to_quantized_body);

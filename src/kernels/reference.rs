@@ -48,4 +48,30 @@ impl Tile for Reference {
         }
         acc
     }
+
+    #[inline(always)]
+    unsafe fn steps(sums: &[i32; 8], constants: &[i32; 8], multipliers: &[f32; 8], low: f32, high: f32) -> [f32; 8] {
+        std::array::from_fn(|i| steps(sums[i], constants[i], multipliers[i], low, high))
+    }
+
+    #[inline(always)]
+    unsafe fn stored(steps: [f32; 8], zero_point: f32) -> [u8; 8] {
+        steps.map(|x| stored(x, zero_point))
+    }
+}
+
+/// `rne(clamp(f32(sum + constant) · multiplier, low, high))`; the bounds are integers, so that rounding last is the
+/// same as clamping last.
+#[inline(always)]
+pub(super) fn steps(sum: i32, constant: i32, multiplier: f32, low: f32, high: f32) -> f32 {
+    let x = sum.wrapping_add(constant) as f32 * multiplier;
+    let x = if x > low { x } else { low };
+    let x = if x < high { x } else { high };
+    x.round_ties_even()
+}
+
+/// The integer that is written for `steps` above the zero point.
+#[inline(always)]
+pub(super) fn stored(steps: f32, zero_point: f32) -> u8 {
+    (steps + zero_point) as u8
 }

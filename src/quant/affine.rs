@@ -63,7 +63,9 @@ impl Affine {
         let high = f32::from(self.quant_max) - f32::from(self.zero_point);
         // The bounds are integers, so clamping before rounding is the same and cannot overflow.
         let steps = round_half_even((x / self.scale).max(low).min(high));
-        (steps + f32::from(self.zero_point)) as u8
+        // An integer in 0..=255 added to 2²³ is the low byte of the sum's bits, exactly. A cast that saturates
+        // would say the same, but does not become vector code.
+        (steps + (f32::from(self.zero_point) + (1 << 23) as f32)).to_bits() as u8
     }
 
     /// `(q − zero_point) · scale`: ONNX `DequantizeLinear`.
