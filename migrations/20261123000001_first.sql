@@ -65,9 +65,6 @@ CREATE TABLE trials (
     id               INTEGER PRIMARY KEY,
     key              TEXT    NOT NULL UNIQUE CHECK (length(key) = 64),
     qconfig          TEXT    NOT NULL CHECK (json_valid(qconfig)),
-    -- Groups in fp32 that the starting qconfig quantizes: their ids, and their positions among all groups.
-    fp32_groups      TEXT    NOT NULL CHECK (json_type(fp32_groups) = 'array'),
-    fp32_positions   TEXT    NOT NULL CHECK (json_type(fp32_positions) = 'array'),
     int8_groups      INTEGER NOT NULL CHECK (int8_groups >= 0),
     metric           TEXT    NOT NULL CHECK (metric IN ('top1', 'top5', 'agreement', 'sqnr')),
     -- Samples that were right; NULL for the metric sqnr.
@@ -114,6 +111,10 @@ CREATE TABLE job_trials (
     number         INTEGER NOT NULL CHECK (number >= 0),
     trial_id       INTEGER NOT NULL REFERENCES trials (id),
     latency_run_id INTEGER REFERENCES latency_runs (id),
+    -- Groups in fp32 that this job's starting qconfig quantizes: their ids, and their positions among all groups.
+    -- Another job may come to the same trial from another start.
+    fp32_groups    TEXT    NOT NULL CHECK (json_type(fp32_groups) = 'array'),
+    fp32_positions TEXT    NOT NULL CHECK (json_type(fp32_positions) = 'array'),
     created_ms     INTEGER NOT NULL,
     PRIMARY KEY (job_id, number)
 ) STRICT, WITHOUT ROWID;
@@ -162,7 +163,7 @@ FROM ends;
 CREATE VIEW trial_summary AS
 WITH measured AS MATERIALIZED (
     SELECT jt.job_id, jt.number, t.key, t.metric, t.score, t.correct, t.total, t.seconds,
-           t.int8_groups, t.fp32_groups, json_array_length(t.fp32_groups) AS fp32_group_count,
+           t.int8_groups, jt.fp32_groups, json_array_length(jt.fp32_groups) AS fp32_group_count,
            t.weight_bytes, t.activation_bytes, t.qconfig,
            c.q1_ns, c.median_ns, c.q3_ns, f.median_ns AS fp32_median_ns,
            r.cpu, r.kernel, r.threads, r.batch, r.quota_milli_cpus

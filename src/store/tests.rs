@@ -103,6 +103,23 @@ async fn a_trial_reads_back_as_recorded_and_is_recorded_once() {
 }
 
 #[tokio::test]
+async fn jobs_that_share_a_trial_may_come_from_different_starts() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let first = store.begin_job(&lock("a", 0.1)).await.unwrap().id;
+    let second = store.begin_job(&lock("a", 0.2)).await.unwrap().id;
+    let shared = trial(1, 13, None);
+    store.record_trial(first, 0, Metric::Top1, &shared, &facts()).await.unwrap();
+    let other = Trial { fp32_groups: vec![GroupId(2)], ..shared.clone() };
+    let names = TrialFacts { fp32_names: vec!["c".into()], ..facts() };
+    store.record_trial(second, 0, Metric::Top1, &other, &names).await.unwrap();
+    assert_eq!(store.trial(first, &shared.key).await.unwrap(), Some(shared));
+    assert_eq!(store.trial(second, &other.key).await.unwrap(), Some(other));
+    assert_eq!(store.summaries(first).await.unwrap()[0].fp32_groups, ["a", "c"]);
+    assert_eq!(store.summaries(second).await.unwrap()[0].fp32_groups, ["c"]);
+}
+
+#[tokio::test]
 async fn decibels_may_be_infinite_and_bits_must_agree() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;

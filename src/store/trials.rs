@@ -106,10 +106,14 @@ impl Store {
         let text = key.to_string();
         let row = sqlx::query_as!(
             Columns,
-            r#"SELECT id AS "id!", fp32_positions, int8_groups, correct, total, score, correct_bits, seconds,
-                   weight_bytes, activation_bytes
-               FROM trials WHERE key = ?"#,
-            text
+            r#"SELECT t.id AS "id!", jt.fp32_positions, t.int8_groups, t.correct, t.total, t.score, t.correct_bits,
+                   t.seconds, t.weight_bytes, t.activation_bytes
+               FROM trials AS t
+               JOIN job_trials AS jt ON jt.trial_id = t.id
+               WHERE t.key = ?
+               ORDER BY jt.job_id = ? DESC, jt.job_id DESC LIMIT 1"#,
+            text,
+            job.0
         )
         .fetch_optional(&self.pool)
         .await?;
@@ -148,6 +152,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let now = self.clock.now_ms();
         let number = int(WHAT, number)?;
+        let fp32_groups = to_json(WHAT, &facts.fp32_names)?;
+        let fp32_positions = to_json(WHAT, &trial.fp32_groups.iter().map(|group| group.0).collect::<Vec<_>>())?;
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let id = insert_trial(&mut transaction, metric, trial, facts, now).await?;
         let run = match &trial.latency {
@@ -155,13 +161,16 @@ impl Store {
             None => None,
         };
         let linked = sqlx::query!(
-            "INSERT INTO job_trials (job_id, number, trial_id, latency_run_id, created_ms) VALUES (?, ?, ?, ?, ?)
+            "INSERT INTO job_trials (job_id, number, trial_id, latency_run_id, fp32_groups, fp32_positions, created_ms)
+             VALUES (?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (job_id, number) DO UPDATE SET latency_run_id = excluded.latency_run_id
              WHERE trial_id = excluded.trial_id",
             job.0,
             number,
             id,
             run,
+            fp32_groups,
+            fp32_positions,
             now
         )
         .execute(&mut *transaction)
@@ -274,8 +283,6 @@ async fn insert_trial(
         Score::Decibel { .. } => None,
     };
     let metric = name_of(WHAT, metric)?;
-    let fp32_groups = to_json(WHAT, &facts.fp32_names)?;
-    let fp32_positions = to_json(WHAT, &trial.fp32_groups.iter().map(|group| group.0).collect::<Vec<_>>())?;
     let int8_groups = int(WHAT, trial.int8_groups)?;
     let total = int(WHAT, evaluation.score.total())?;
     let score = number(WHAT, evaluation.score.value())?;
@@ -284,13 +291,11 @@ async fn insert_trial(
     let weight_bytes = int(WHAT, trial.weight_bytes)?;
     let activation_bytes = int(WHAT, trial.activation_bytes)?;
     let inserted = sqlx::query!(
-        "INSERT INTO trials (key, qconfig, fp32_groups, fp32_positions, int8_groups, metric, correct, total, score,
-             correct_bits, seconds, weight_bytes, activation_bytes, created_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO trials (key, qconfig, int8_groups, metric, correct, total, score, correct_bits, seconds,
+             weight_bytes, activation_bytes, created_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         key,
         facts.qconfig_json,
-        fp32_groups,
-        fp32_positions,
         int8_groups,
         metric,
         correct,
