@@ -8,7 +8,7 @@ use std::{hint::black_box, time::Duration};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use qtuned::{
     graph::Window,
-    kernels::{FloatEpilogue, Geometry, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger},
+    kernels::{FloatEpilogue, Geometry, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Pictures},
     quant::Affine,
 };
 
@@ -56,13 +56,15 @@ fn layers(criterion: &mut Criterion) {
         for kernels in Kernels::available() {
             group.bench_function(format!("{} fp32", kernels.name()), |bencher| {
                 bencher.iter(|| {
-                    kernels.conv_float(&float, black_box(&x), dims, clip, Output::Float(black_box(&mut y)), false);
+                    let pictures = Pictures { x: black_box(&x), dims, padding: 0.0 };
+                    kernels.conv_float(&float, pictures, clip, Output::Float(black_box(&mut y)), false);
                 });
             });
             group.bench_function(format!("{} int8", kernels.name()), |bencher| {
                 bencher.iter(|| {
                     let out = Output::Quantized(black_box(&mut qy));
-                    kernels.conv_integer(&integer, black_box(&q), 128, dims, &requantize, out, false);
+                    let pictures = Pictures { x: black_box(&q), dims, padding: 128 };
+                    kernels.conv_integer(&integer, pictures, &requantize, out, false);
                 });
             });
         }

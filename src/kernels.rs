@@ -18,7 +18,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use conv::{FloatEpilogue, IntegerEpilogue, Output};
+pub use conv::{FloatEpilogue, IntegerEpilogue, Output, Pictures};
 pub use packing::{Geometry, PackedFloat, PackedInteger};
 pub use pool::PoolWindow;
 

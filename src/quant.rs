@@ -8,7 +8,7 @@ mod qconfig;
 
 pub use affine::{Affine, WeightScales, requantization_multiplier, round_half_even};
 pub use file::{GroupParameters, Precision, QConfigFile, TensorParameters, WeightParameters};
-pub use mapping::{MappingError, QConfigMapping};
+pub use mapping::{MappingError, OrderEntry, QConfigMapping};
 pub use observer::{Histogram, TensorStatistics};
 pub use qconfig::{
     ActivationDtype, ActivationScheme, ActivationSpec, ObserverKind, Preset, QConfig, QConfigError, WeightDtype,

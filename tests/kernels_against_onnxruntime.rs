@@ -2,7 +2,7 @@
 
 use qtuned::{
     graph::Window,
-    kernels::{Geometry, IntegerEpilogue, Kernels, Output, PackedInteger},
+    kernels::{Geometry, IntegerEpilogue, Kernels, Output, PackedInteger, Pictures},
     quant::{Affine, requantization_multiplier},
 };
 use serde::Deserialize;
@@ -98,7 +98,8 @@ impl Convolution {
         let mut y = vec![0; self.y_shape.iter().product()];
         let [batch, _, height, width] = self.x_shape;
         let out = Output::Quantized(&mut y);
-        kernels.conv_integer(packed, &x, self.x_zero_point, [batch, height, width], epilogue, out, false);
+        let pictures = Pictures { x: &x, dims: [batch, height, width], padding: self.x_zero_point };
+        kernels.conv_integer(packed, pictures, epilogue, out, false);
         y
     }
 }

@@ -149,7 +149,7 @@ impl Builder<'_> {
                         .weights
                         .integer(node, group.anchor, &q.weight, input.scale)
                         .expect("other groups have a weight");
-                    let bias = layer(node).and_then(|(.., bias)| bias);
+                    let bias = layer(node).and_then(|l| l.bias);
                     let constants = (weight.packed.sums().iter().enumerate())
                         .map(|(c, sum)| {
                             let bias = bias.map_or(0, |b| weight.scales.quantize_bias(c, b[c], input.scale));

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use super::QuantizedWeight;
 use crate::{
     graph::{SampleShape, Window},
-    kernels::{FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, PoolWindow},
+    kernels::{FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, Pictures, PoolWindow},
     quant::Affine,
 };
 
@@ -168,10 +168,12 @@ impl Call<'_> {
         let (kernels, [n, h, w, c]) = (self.kernels, self.dims);
         match (self.kind, inputs, out) {
             (Kind::ConvFloat { packed, epilogue }, [Data::Float(x)], out) => {
-                kernels.conv_float(packed, x, [n, h, w], *epilogue, out, self.parallel);
+                let pictures = Pictures { x, dims: [n, h, w], padding: 0.0 };
+                kernels.conv_float(packed, pictures, *epilogue, out, self.parallel);
             }
             (Kind::ConvInteger { weight, zero_point, epilogue }, [Data::Quantized(x)], out) => {
-                kernels.conv_integer(&weight.packed, x, *zero_point, [n, h, w], epilogue, out, self.parallel);
+                let pictures = Pictures { x, dims: [n, h, w], padding: *zero_point };
+                kernels.conv_integer(&weight.packed, pictures, epilogue, out, self.parallel);
             }
             (Kind::AddFloat(epilogue), [Data::Float(a), Data::Float(b)], out) => {
                 kernels.add_float(a, b, *epilogue, out);

@@ -55,7 +55,7 @@ impl PackedWeights {
 
     /// The f32 weight of a convolution or linear layer.
     pub(super) fn float(&self, node: &Node, id: NodeId) -> Option<Arc<PackedFloat>> {
-        let (geometry, weight, bias) = layer(node)?;
+        let Layer { geometry, weight, bias } = layer(node)?;
         Some(self.float[id.0].get_or_init(|| Arc::new(PackedFloat::new(geometry, weight, bias))).clone())
     }
 
@@ -67,17 +67,24 @@ impl PackedWeights {
         spec: &WeightSpec,
         input_scale: f32,
     ) -> Option<Arc<QuantizedWeight>> {
-        let (geometry, weight, bias) = layer(node)?;
+        let layer = layer(node)?;
         let key = (id, *spec, input_scale.to_bits());
         // Packing under the lock: two threads that want the same weight must not both make it.
         let mut packed = self.integer.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || Arc::new(quantize(geometry, weight, bias, spec, input_scale));
+        let make = || Arc::new(quantize(&layer, spec, input_scale));
         Some(packed.entry(key).or_insert_with(make).clone())
     }
 }
 
-/// Geometry, weight and bias of a node that has a weight.
-pub(super) fn layer(node: &Node) -> Option<(Geometry, &[f32], Option<&[f32]>)> {
+/// What a node that has a weight computes with.
+pub(super) struct Layer<'a> {
+    pub geometry: Geometry,
+    pub weight: &'a [f32],
+    pub bias: Option<&'a [f32]>,
+}
+
+/// The weight of a convolution or linear layer; `None` for other operators.
+pub(super) fn layer(node: &Node) -> Option<Layer<'_>> {
     match &node.op {
         Op::Conv(conv) => {
             let geometry = Geometry {
@@ -86,25 +93,20 @@ pub(super) fn layer(node: &Node) -> Option<(Geometry, &[f32], Option<&[f32]>)> {
                 groups: conv.groups,
                 window: conv.window,
             };
-            Some((geometry, &conv.weight.data, conv.bias.as_deref()))
+            Some(Layer { geometry, weight: &conv.weight.data, bias: conv.bias.as_deref() })
         }
         Op::Linear(linear) => {
             let window = Window { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pads: [0; 4] };
             let (out_channels, in_channels) = (linear.weight.dims[0], linear.weight.dims[1]);
             let geometry = Geometry { in_channels, out_channels, groups: 1, window };
-            Some((geometry, &linear.weight.data, linear.bias.as_deref()))
+            Some(Layer { geometry, weight: &linear.weight.data, bias: linear.bias.as_deref() })
         }
         _ => None,
     }
 }
 
-fn quantize(
-    geometry: Geometry,
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    spec: &WeightSpec,
-    input_scale: f32,
-) -> QuantizedWeight {
+fn quantize(layer: &Layer<'_>, spec: &WeightSpec, input_scale: f32) -> QuantizedWeight {
+    let &Layer { geometry, weight, bias } = layer;
     let channels = geometry.out_channels;
     let scales = WeightScales::of(weight, bias, channels, input_scale, spec);
     let row = (weight.len() / channels.max(1)).max(1);

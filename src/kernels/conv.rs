@@ -18,6 +18,17 @@ pub enum Output<'a> {
     Quantized(&'a mut [u8]),
 }
 
+/// What a convolution reads: a batch of pictures, channels last.
+#[derive(Clone, Copy, Debug)]
+pub struct Pictures<'a, T> {
+    /// `x[batch][height][width][channel]`.
+    pub x: &'a [T],
+    /// Batch, height and width.
+    pub dims: [usize; 3],
+    /// What the window sees outside a picture: 0, or the zero point of integers.
+    pub padding: T,
+}
+
 /// What happens to an f32 sum: bias is added, the result clipped, and quantized when the output is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FloatEpilogue {
@@ -336,36 +347,35 @@ pub(super) fn pad<T: Copy, U: Copy>(
 const PART_ELEMENTS: usize = 48 * 1024;
 
 impl Kernels {
-    /// Convolution of `batch` pictures of `[height, width]` in f32:
+    /// Convolution of a batch of pictures in f32:
     /// `y = clip(Σ x·w + bias)`, each output one chain of fused multiply-adds over taps (row by row) and input
-    /// channels, then the bias. Zero padding. Layouts: `x[batch][height][width][in]`,
-    /// `y[batch][height'][width'][out]`. `parallel` spreads the pixels over the current rayon pool; it changes no
-    /// bit.
+    /// channels, then the bias. Layout: `y[batch][height'][width'][out]`. `parallel` spreads the pixels over the
+    /// current rayon pool; it changes no bit.
     ///
     /// # Panics
     /// When a slice has another length than the geometry says; the engine has checked shapes before.
     pub fn conv_float(
         self,
         packed: &PackedFloat,
-        x: &[f32],
-        [batch, height, width]: [usize; 3],
+        pictures: Pictures<'_, f32>,
         epilogue: FloatEpilogue,
         out: Output<'_>,
         parallel: bool,
     ) {
         let geometry = &packed.geometry;
         if geometry.is_depthwise() {
-            return depthwise::float(self, packed, x, [batch, height, width], epilogue, out, parallel);
+            return depthwise::float(self, packed, pictures, epilogue, out, parallel);
         }
         let pads = geometry.window.pads;
-        let call = Call { geometry, dims: [batch, height, width], channels: geometry.in_per_group(), parallel };
+        let [_, height, width] = pictures.dims;
+        let call = Call { geometry, dims: pictures.dims, channels: geometry.in_per_group(), parallel };
         call.run(
-            x,
+            pictures.x,
             &packed.weights,
             out,
             |picture| match pads {
                 [0, 0, 0, 0] => Cow::Borrowed(picture),
-                _ => Cow::Owned(pad(picture, [height, width, geometry.in_channels], pads, 0.0, 0, |v| v)),
+                _ => Cow::Owned(pad(picture, [height, width, geometry.in_channels], pads, pictures.padding, 0, |v| v)),
             },
             |part, out| match (out, epilogue.grid) {
                 (Output::Float(y), _) => float_to_float(self, part, &mut FloatToFloat(y, &packed.bias, epilogue)),
@@ -377,33 +387,31 @@ impl Kernels {
         );
     }
 
-    /// Convolution of `batch` pictures in integers: u8 × s8 → s32, exact, then the epilogue. Padding counts as
-    /// `zero_point`, the input's. Layouts as for [`Kernels::conv_float`].
+    /// Convolution of a batch of pictures in integers: u8 × s8 → s32, exact, then the epilogue. Layout as for
+    /// [`Kernels::conv_float`].
     ///
     /// # Panics
     /// When a slice has another length than the geometry says; the engine has checked shapes before.
     pub fn conv_integer(
         self,
         packed: &PackedInteger,
-        x: &[u8],
-        zero_point: u8,
-        [batch, height, width]: [usize; 3],
+        pictures: Pictures<'_, u8>,
         epilogue: &IntegerEpilogue,
         out: Output<'_>,
         parallel: bool,
     ) {
         let geometry = &packed.geometry;
         if geometry.is_depthwise() {
-            let dims = [batch, height, width];
-            return depthwise::integer(self, packed, x, zero_point, dims, epilogue, out, parallel);
+            return depthwise::integer(self, packed, pictures, epilogue, out, parallel);
         }
         // Products of 16-bit pairs need the input in s16; a pair that reaches past a group's last channel
         // meets a weight of zero.
         let channels = geometry.in_per_group().next_multiple_of(2);
-        let fill = i16::from(zero_point);
-        let call = Call { geometry, dims: [batch, height, width], channels, parallel };
+        let fill = i16::from(pictures.padding);
+        let [_, height, width] = pictures.dims;
+        let call = Call { geometry, dims: pictures.dims, channels, parallel };
         call.run(
-            x,
+            pictures.x,
             &packed.tiled,
             out,
             |picture| {

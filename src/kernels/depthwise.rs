@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{
-    FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Tile,
+    FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Pictures, Tile,
     conv::{FloatToFloat, FloatToQuantized, IntegerToFloat, IntegerToQuantized, Sink, pad},
     dispatch,
     packing::Geometry,
@@ -101,8 +101,7 @@ dispatch!(fn integer_to_quantized(row: &Row<'_, u8, i32>, pixels: usize, sink: &
 pub(super) fn float(
     kernels: Kernels,
     packed: &PackedFloat,
-    x: &[f32],
-    dims: [usize; 3],
+    pictures: Pictures<'_, f32>,
     epilogue: FloatEpilogue,
     out: Output<'_>,
     parallel: bool,
@@ -116,16 +115,13 @@ pub(super) fn float(
         }
         (Output::Quantized(_), None) => panic!("a quantized output needs a grid"),
     };
-    rows(&packed.geometry, x, 0.0, dims, &packed.weights, out, parallel, work);
+    rows(&packed.geometry, pictures, &packed.weights, out, parallel, work);
 }
 
-#[expect(clippy::too_many_arguments, reason = "the arguments of Kernels::conv_integer")]
 pub(super) fn integer(
     kernels: Kernels,
     packed: &PackedInteger,
-    x: &[u8],
-    zero_point: u8,
-    dims: [usize; 3],
+    pictures: Pictures<'_, u8>,
     epilogue: &IntegerEpilogue,
     out: Output<'_>,
     parallel: bool,
@@ -134,21 +130,19 @@ pub(super) fn integer(
         Output::Float(y) => integer_to_float(kernels, row, pixels, &mut IntegerToFloat(y, epilogue)),
         Output::Quantized(y) => integer_to_quantized(kernels, row, pixels, &mut IntegerToQuantized(y, epilogue)),
     };
-    rows(&packed.geometry, x, zero_point, dims, &packed.depthwise, out, parallel, work);
+    rows(&packed.geometry, pictures, &packed.depthwise, out, parallel, work);
 }
 
 /// Runs `work` on every row of output pixels of every picture.
-#[expect(clippy::too_many_arguments, reason = "one call's whole context, used twice above")]
 fn rows<X: Multiply + Sync, W: Sync>(
     geometry: &Geometry,
-    x: &[X],
-    fill: X,
-    [batch, height, width]: [usize; 3],
+    pictures: Pictures<'_, X>,
     weights: &[W],
     mut out: Output<'_>,
     parallel: bool,
     work: impl Fn(&Row<'_, X, W>, usize, Output<'_>) + Sync,
 ) {
+    let Pictures { x, dims: [batch, height, width], padding } = pictures;
     let Some([out_height, out_width]) = geometry.window.output_size([height, width]) else { return };
     let (window, channels) = (geometry.window, geometry.in_channels);
     let line = (width + window.pads[1] + window.pads[3]) * channels;
@@ -161,7 +155,7 @@ fn rows<X: Multiply + Sync, W: Sync>(
     let picture = height * width * channels;
     for n in 0..batch {
         let source = &x[n * picture..(n + 1) * picture];
-        let padded = pad(source, [height, width, channels], window.pads, fill, 0, |v| v);
+        let padded = pad(source, [height, width, channels], window.pads, padding, 0, |v| v);
         let run = |y: usize, out: Output<'_>| {
             let start = y * window.stride[0] * line;
             let step = window.stride[1] * channels;

@@ -238,7 +238,8 @@ impl IntegerCase {
     }
 
     fn run(&self, kernels: Kernels, epilogue: &IntegerEpilogue, out: Output<'_>, parallel: bool) {
-        kernels.conv_integer(&self.packed, &self.x, self.zero_point, self.case.dims, epilogue, out, parallel);
+        let pictures = Pictures { x: &self.x, dims: self.case.dims, padding: self.zero_point };
+        kernels.conv_integer(&self.packed, pictures, epilogue, out, parallel);
     }
 
     fn quantized(&self, kernels: Kernels, epilogue: &IntegerEpilogue, parallel: bool) -> Vec<u8> {
@@ -259,8 +260,8 @@ impl IntegerCase {
         let each = self.case.out_len() / batch;
         let mut y = vec![77; self.case.out_len()];
         for (x, y) in self.x.chunks(self.case.picture_len()).zip(y.chunks_mut(each)) {
-            let (out, dims) = (Output::Quantized(y), [1, height, width]);
-            kernels.conv_integer(&self.packed, x, self.zero_point, dims, &self.epilogue, out, false);
+            let pictures = Pictures { x, dims: [1, height, width], padding: self.zero_point };
+            kernels.conv_integer(&self.packed, pictures, &self.epilogue, Output::Quantized(y), false);
         }
         y
     }
@@ -333,14 +334,16 @@ impl FloatCase {
     fn float(&self, kernels: Kernels, parallel: bool) -> Vec<u32> {
         let mut y = vec![f32::NAN; self.case.out_len()];
         let out = Output::Float(&mut y);
-        kernels.conv_float(&self.packed, &self.x, self.case.dims, self.epilogue, out, parallel);
+        let pictures = Pictures { x: &self.x, dims: self.case.dims, padding: 0.0 };
+        kernels.conv_float(&self.packed, pictures, self.epilogue, out, parallel);
         bits(&y)
     }
 
     fn quantized(&self, kernels: Kernels, parallel: bool) -> Vec<u8> {
         let mut y = vec![77; self.case.out_len()];
         let out = Output::Quantized(&mut y);
-        kernels.conv_float(&self.packed, &self.x, self.case.dims, self.epilogue, out, parallel);
+        let pictures = Pictures { x: &self.x, dims: self.case.dims, padding: 0.0 };
+        kernels.conv_float(&self.packed, pictures, self.epilogue, out, parallel);
         y
     }
 
@@ -350,7 +353,8 @@ impl FloatCase {
         let each = self.case.out_len() / batch;
         let mut y = vec![f32::NAN; self.case.out_len()];
         for (x, y) in self.x.chunks(self.case.picture_len()).zip(y.chunks_mut(each)) {
-            kernels.conv_float(&self.packed, x, [1, height, width], self.epilogue, Output::Float(y), false);
+            let pictures = Pictures { x, dims: [1, height, width], padding: 0.0 };
+            kernels.conv_float(&self.packed, pictures, self.epilogue, Output::Float(y), false);
         }
         bits(&y)
     }
@@ -522,7 +526,8 @@ fn the_longest_reduction_does_not_overflow() {
         for kernels in Kernels::available() {
             let mut y = [0; 3];
             let x = vec![255; in_channels];
-            kernels.conv_integer(&packed, &x, 0, [1, 1, 1], &epilogue, Output::Quantized(&mut y), false);
+            let pictures = Pictures { x: &x, dims: [1, 1, 1], padding: 0 };
+            kernels.conv_integer(&packed, pictures, &epilogue, Output::Quantized(&mut y), false);
             assert_eq!(y, [(10 + shift) as u8; 3], "{}", kernels.name());
         }
     }

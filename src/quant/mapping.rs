@@ -36,8 +36,11 @@ pub struct QConfigMapping {
     /// By group id, alias, or a parent of the id.
     pub module_name: Vec<(String, Option<QConfig>)>,
     /// By parent module, operator, and how many groups of that operator come before it in that module.
-    pub module_name_object_type_order: Vec<(String, String, usize, Option<QConfig>)>,
+    pub module_name_object_type_order: Vec<OrderEntry>,
 }
+
+/// Parent module, operator, how many groups of that operator come before it in that module, and its qconfig.
+pub type OrderEntry = (String, String, usize, Option<QConfig>);
 
 /// A mapping that does not fit the network.
 #[derive(Debug, thiserror::Error)]
@@ -355,7 +358,7 @@ fn read_qconfig(value: &Value, preset: Preset) -> Result<Option<QConfig>, String
     }
 }
 
-fn read_orders(entries: &Value, preset: Preset) -> Result<Vec<(String, String, usize, Option<QConfig>)>, String> {
+fn read_orders(entries: &Value, preset: Preset) -> Result<Vec<OrderEntry>, String> {
     let expected = || "module_name_object_type_order: expected a list of [module, type, index, qconfig]".to_owned();
     let read = |entry: &Value| {
         let [name, object_type, index, qconfig] = &entry.as_sequence().ok_or_else(expected)?[..] else {

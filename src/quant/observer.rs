@@ -23,7 +23,7 @@ pub struct TensorStatistics {
     pub histogram: Histogram,
 }
 
-/// Counts over [`BINS`] equal bins of a range.
+/// Counts over equal bins of a range.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
     /// Lower end of the first bin.
