@@ -37,8 +37,6 @@ fn layers(criterion: &mut Criterion) {
         let qw: Vec<i8> = (0..out_channels * per_output).map(|i| (i * 29 % 255) as i8).collect();
         let x: Vec<f32> = q.iter().map(|&q| f32::from(q) / 64.0).collect();
         let w: Vec<f32> = qw.iter().map(|&w| f32::from(w) / 64.0).collect();
-        let float = PackedFloat::new(geometry, &w, Some(&vec![0.5; out_channels]));
-        let integer = PackedInteger::new(geometry, &qw);
         let grid = Affine { scale: 0.02, zero_point: 3, quant_min: 0, quant_max: 255 };
         let clip = FloatEpilogue { min: 0.0, max: 6.0, grid: None };
         let requantize = IntegerEpilogue {
@@ -54,6 +52,8 @@ fn layers(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements((outputs * per_output) as u64));
         group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
         for kernels in Kernels::available() {
+            let float = PackedFloat::new(kernels, geometry, &w, Some(&vec![0.5; out_channels]));
+            let integer = PackedInteger::new(kernels, geometry, &qw);
             group.bench_function(format!("{} fp32", kernels.name()), |bencher| {
                 bencher.iter(|| {
                     let pictures = Pictures { x: black_box(&x), dims, padding: 0.0 };

@@ -8,6 +8,7 @@ mod compile;
 mod kind;
 mod run;
 mod weights;
+mod workspace;
 
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ pub struct Engine {
     groups: Arc<Groups>,
     kernels: Kernels,
     weights: weights::PackedWeights,
+    workspaces: Arc<workspace::Workspaces>,
 }
 
 /// How a value is stored.
@@ -76,7 +78,8 @@ struct Step {
     release: Vec<SlotId>,
 }
 
-/// A graph compiled for one quantization: an ordered list of steps with packed weights. Cheap to clone.
+/// A graph compiled for one quantization: an ordered list of steps with packed weights, and the buffers that they
+/// write. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Plan {
     graph: Arc<Graph>,
@@ -85,7 +88,8 @@ pub struct Plan {
     steps: Arc<[Step]>,
     outputs: Vec<SlotId>,
     weight_bytes: u64,
-    activation_bytes: u64,
+    buffers: Arc<workspace::Buffers>,
+    workspaces: Arc<workspace::Workspaces>,
 }
 
 /// What keeps a plan from running.
@@ -122,8 +126,8 @@ impl From<candle_core::Error> for EngineError {
 impl Engine {
     /// An engine for a graph, on these kernels.
     pub fn new(graph: Arc<Graph>, groups: Arc<Groups>, kernels: Kernels) -> Engine {
-        let weights = weights::PackedWeights::new(graph.nodes.len());
-        Engine { graph, groups, kernels, weights }
+        let weights = weights::PackedWeights::new(kernels, graph.nodes.len());
+        Engine { graph, groups, kernels, weights, workspaces: Arc::default() }
     }
 
     /// The graph.
@@ -168,9 +172,9 @@ impl Plan {
         self.weight_bytes
     }
 
-    /// Bytes of the values alive at the same time while one sample runs, at most.
+    /// Bytes of the buffers that one sample needs while it runs: values alive at the same time have their own.
     pub fn activation_bytes(&self) -> u64 {
-        self.activation_bytes
+        self.buffers.bytes()
     }
 
     /// The name of each step's node and kind, with how its output is stored; for people who read plans.

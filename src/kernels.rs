@@ -6,21 +6,31 @@
 //! results never do.
 
 #![allow(unsafe_code)]
+// Closures are not inlined into `#[target_feature]` functions; loops over indices keep register tiles in registers.
+#![allow(clippy::needless_range_loop)]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod conv;
 mod depthwise;
 mod elementwise;
+mod epilogue;
 mod packing;
+mod peak;
 mod pool;
 mod reference;
+mod simd;
 #[cfg(test)]
 mod tests;
 
-pub use conv::{FloatEpilogue, IntegerEpilogue, Output, Pictures};
+pub use conv::Pictures;
+pub use epilogue::{FloatEpilogue, IntegerEpilogue, Output};
 pub use packing::{Geometry, PackedFloat, PackedInteger};
+pub use peak::Peak;
 pub use pool::PoolWindow;
+use simd::{Activation, Simd, Weight};
 
 /// Raised when any kernel's results may change, so that trials of different numerics never mix.
 pub const NUMERICS_VERSION: u32 = 1;
@@ -31,6 +41,10 @@ pub struct Kernels(Isa);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     Reference,
@@ -53,6 +67,15 @@ impl Kernels {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            let has_avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl");
+            if has_avx512 && is_x86_feature_detected!("avx512vnni") {
+                all.push(Kernels(Isa::Avx512Vnni));
+            }
+            if is_x86_feature_detected!("avxvnni") {
+                all.push(Kernels(Isa::AvxVnni));
+            }
             all.push(Kernels(Isa::Avx2));
         }
         all.push(Kernels::REFERENCE);
@@ -82,9 +105,13 @@ impl Kernels {
             .ok_or_else(|| KernelError { name: name.to_owned(), available: all.iter().map(|k| k.name()).collect() })
     }
 
-    /// Name of these kernels: `avx2` or `reference`.
+    /// Name of these kernels: `avx512vnni`, `avxvnni`, `avx2` or `reference`.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => "avx512vnni",
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => "avxvnni",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
             Isa::Reference => "reference",
@@ -94,72 +121,40 @@ impl Kernels {
 
 /// Defines a function `$name` that runs `$body` compiled for the instruction set of a [`Kernels`].
 ///
-/// The body is an `#[inline(always)]` generic over [`Tile`]; inlining it into a function with the target
-/// feature is what lets the compiler use the wider vectors.
+/// The body is an `#[inline(always)]` generic over [`Simd`]; inlining it into a function with the target
+/// features is what lets the compiler use them.
 macro_rules! dispatch {
-    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident) => {
+    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> $result:ty = $body:ident) => {
         $(#[$doc])*
-        fn $name(kernels: super::Kernels, $($arg: $type),*) {
+        fn $name(kernels: super::Kernels, $($arg: $type),*) -> $result {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $type),*) {
+            fn avx2($($arg: $type),*) -> $result {
                 $body::<super::avx2::Avx2>($($arg),*)
             }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avxvnni")]
+            fn avxvnni($($arg: $type),*) -> $result {
+                $body::<super::avx2::AvxVnni>($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+            fn avx512vnni($($arg: $type),*) -> $result {
+                $body::<super::avx512::Avx512Vnni>($($arg),*)
+            }
             match kernels.0 {
-                // SAFETY: a `Kernels` with this instruction set is made only where the CPU has it.
+                // SAFETY: a `Kernels` with this instruction set is made only where the CPU has it, here and below.
                 #[cfg(target_arch = "x86_64")]
                 super::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                super::Isa::AvxVnni => unsafe { avxvnni($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                super::Isa::Avx512Vnni => unsafe { avx512vnni($($arg),*) },
                 super::Isa::Reference => $body::<super::reference::Reference>($($arg),*),
             }
         }
     };
 }
 use dispatch;
-
-/// Output channels of one register tile.
-const LANES: usize = 16;
-/// Output pixels of one register tile.
-const PIXELS: usize = 6;
-
-/// The inner loops that differ by instruction set: sums of products for up to [`PIXELS`] output pixels and
-/// [`LANES`] output channels.
-trait Tile {
-    /// `acc[p][o] = Σ x[base[p] + tap + c] · w[tap][c][o]`, each product fused into the sum in order of tap and
-    /// channel (one rounding).
-    ///
-    /// # Safety
-    /// The CPU has the instruction set; for every `p` and tap `base[p] + tap + channels <= x.len()`;
-    /// `w.len() >= taps.len() · channels · LANES`.
-    unsafe fn float<const P: usize>(
-        x: &[f32],
-        bases: &[usize; P],
-        taps: &[usize],
-        channels: usize,
-        w: &[f32],
-    ) -> [[f32; LANES]; P];
-
-    /// The same in integers, exact; channels in pairs: `w[tap][pair][o][2]`, `channels` even.
-    ///
-    /// # Safety
-    /// As for [`Tile::float`].
-    unsafe fn integer<const P: usize>(
-        x: &[i16],
-        bases: &[usize; P],
-        taps: &[usize],
-        channels: usize,
-        w: &[i16],
-    ) -> [[i32; LANES]; P];
-
-    /// What an integer epilogue does to eight sums: `rne(clamp(f32(sum + constant) · multiplier, low, high))`, by
-    /// [`reference::steps`] one at a time.
-    ///
-    /// # Safety
-    /// The CPU has the instruction set.
-    unsafe fn steps(sums: &[i32; 8], constants: &[i32; 8], multipliers: &[f32; 8], low: f32, high: f32) -> [f32; 8];
-
-    /// Eight integers given as f32, from `0 − zero_point` to `255 − zero_point`, plus `zero_point`.
-    ///
-    /// # Safety
-    /// The CPU has the instruction set.
-    unsafe fn stored(steps: [f32; 8], zero_point: f32) -> [u8; 8];
-}

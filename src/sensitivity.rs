@@ -103,7 +103,7 @@ pub fn analyze(
         let x = load(sample).map_err(SensitivityError::Sample)?;
         let mut known: HashMap<ValueId, (Tensor, Vec<f32>)> = HashMap::new();
         let reference = fp32.run_seen(&x, false, &mut |seen| {
-            known.insert(seen.value, (seen.tensor.clone(), seen.to_floats()?));
+            known.insert(seen.value, (seen.to_tensor()?, seen.to_floats()?));
             Ok(())
         })?;
         let reference = flat(&reference)?;

@@ -9,6 +9,7 @@ use super::{
     Engine, GroupQuantization, Plan, Representation, Slot, SlotId, Step,
     kind::{AverageWindow, Kind},
     weights::layer,
+    workspace::Buffers,
 };
 use crate::{
     graph::{Graph, Group, GroupId, Groups, NodeId, Op, ValueId},
@@ -232,7 +233,7 @@ impl Builder<'_> {
         0
     }
 
-    /// Notes the last use of every slot, and the bytes alive at the same time.
+    /// Notes the last use of every slot, and shares buffers out.
     fn finish(mut self, engine: &Engine, outputs: Vec<SlotId>, weight_bytes: u64) -> Plan {
         let mut seen = vec![false; self.slots.len()];
         outputs.iter().for_each(|s| seen[s.0] = true);
@@ -243,17 +244,7 @@ impl Builder<'_> {
                 }
             }
         }
-        let bytes = |slot: SlotId| {
-            let Slot { value, representation } = self.slots[slot.0];
-            let width = if representation == Representation::Float { 4 } else { 1 };
-            self.graph.value(value).shape.iter().product::<usize>() as u64 * width
-        };
-        let (mut alive, mut most) = (bytes(SlotId(0)), bytes(SlotId(0)));
-        for step in &self.steps {
-            alive += bytes(step.output);
-            most = most.max(alive);
-            alive -= step.release.iter().map(|&s| bytes(s)).sum::<u64>();
-        }
+        let buffers = Buffers::new(self.graph, &self.slots, &self.steps);
         Plan {
             graph: engine.graph.clone(),
             kernels: engine.kernels,
@@ -261,7 +252,8 @@ impl Builder<'_> {
             steps: self.steps.into(),
             outputs,
             weight_bytes,
-            activation_bytes: most,
+            buffers: Arc::new(buffers),
+            workspaces: engine.workspaces.clone(),
         }
     }
 }

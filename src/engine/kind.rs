@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 
-use super::QuantizedWeight;
+use super::{
+    QuantizedWeight,
+    workspace::{logical, stored},
+};
 use crate::{
     graph::{SampleShape, Window},
     kernels::{FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, Pictures, PoolWindow},
@@ -56,51 +59,42 @@ impl Kind {
         }
     }
 
-    /// Runs on tensors of logical shape `[n, c, h, w]` or `[n, features]`; the output's sample has `shape`.
+    /// Runs on tensors in storage order; gives `to`, written, or a tensor of its own.
     pub(super) fn run(
         &self,
         kernels: Kernels,
         inputs: &[Tensor],
-        shape: &[usize],
-        quantized: bool,
+        to: Option<&Tensor>,
         parallel: bool,
     ) -> Result<Tensor> {
-        match self {
-            Kind::Reshape(shape) => {
-                let dims: Vec<usize> = std::iter::once(inputs[0].dim(0)?).chain(shape.iter().copied()).collect();
-                return inputs[0].reshape(dims);
+        let first = &inputs[0];
+        match (self, to) {
+            (Kind::Reshape(shape), _) => {
+                let dims: Vec<usize> = std::iter::once(first.dim(0)?).chain(shape.iter().copied()).collect();
+                // A copy, since the buffer below it is written again.
+                stored(&logical(first)?.copy()?.reshape(dims)?)
             }
-            Kind::Softmax { axis } => return candle_nn::ops::softmax(&inputs[0].contiguous()?, axis + 1),
-            _ => {}
+            (Kind::Softmax { axis }, _) => stored(&candle_nn::ops::softmax(&logical(first)?.contiguous()?, axis + 1)?),
+            (_, Some(to)) => {
+                let dims = match *first.dims() {
+                    [n, h, w, c] => [n, h, w, c],
+                    // Rows of features: each is a pixel.
+                    _ => {
+                        let features = first.dims().last().copied().unwrap_or(1);
+                        [first.elem_count() / features.max(1), 1, 1, features]
+                    }
+                };
+                let call = Call { kind: self, kernels, dims, parallel };
+                match inputs {
+                    [x] => to.inplace_op2(x, &call)?,
+                    [a, b] => to.inplace_op3(a, b, &call)?,
+                    _ => bail!("{} reads {} tensors", self.name(), inputs.len()),
+                }
+                Ok(to.clone())
+            }
+            (_, None) => bail!("{} has nowhere to write", self.name()),
         }
-        let first = channels_last(&inputs[0])?;
-        let batch = first.dim(0)?;
-        let dims = match *first.dims() {
-            [n, h, w, c] => [n, h, w, c],
-            // Rows of features: each is a pixel.
-            _ => {
-                let features = first.dims().last().copied().unwrap_or(1);
-                [first.elem_count() / features.max(1), 1, 1, features]
-            }
-        };
-        let out: Vec<usize> = match *shape {
-            [c, h, w] => vec![batch, h, w, c],
-            _ => std::iter::once(batch).chain(shape.iter().copied()).collect(),
-        };
-        let call = Call { kind: self, kernels, dims, out: Shape::from_dims(&out), quantized, parallel };
-        let y = match inputs {
-            [_] => first.apply_op1_no_bwd(&call)?,
-            [_, second] => first.apply_op2_no_bwd(&channels_last(second)?, &call)?,
-            _ => bail!("{} reads {} tensors", self.name(), inputs.len()),
-        };
-        if out.len() == 4 { y.permute((0, 3, 1, 2)) } else { Ok(y) }
     }
-}
-
-/// A picture tensor as `[n, h, w, c]`, contiguous; free for tensors that are stored so.
-fn channels_last(x: &Tensor) -> Result<Tensor> {
-    let x = if x.rank() == 4 { x.permute((0, 2, 3, 1))? } else { x.clone() };
-    x.contiguous()
 }
 
 /// One step on one set of inputs.
@@ -109,8 +103,6 @@ struct Call<'a> {
     kernels: Kernels,
     /// Batch, height, width and channels of the first input.
     dims: [usize; 4],
-    out: Shape,
-    quantized: bool,
     parallel: bool,
 }
 
@@ -120,7 +112,7 @@ enum Data<'a> {
     Quantized(&'a [u8]),
 }
 
-fn data<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Data<'a>> {
+fn input<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Data<'a>> {
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("a kernel got a strided tensor") };
     match storage {
         CpuStorage::F32(x) => Ok(Data::Float(&x[start..end])),
@@ -129,41 +121,44 @@ fn data<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Data<'a>> {
     }
 }
 
-impl CustomOp1 for Call<'_> {
-    fn name(&self) -> &'static str {
-        self.kind.name()
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward(&[data(storage, layout)?])
+fn output<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<Output<'a>> {
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("a kernel got a strided tensor") };
+    match storage {
+        CpuStorage::F32(y) => Ok(Output::Float(&mut y[start..end])),
+        CpuStorage::U8(y) => Ok(Output::Quantized(&mut y[start..end])),
+        _ => bail!("a kernel got a tensor that is neither f32 nor u8"),
     }
 }
 
-impl CustomOp2 for Call<'_> {
+impl InplaceOp2 for Call<'_> {
     fn name(&self) -> &'static str {
         self.kind.name()
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward(&[data(s1, l1)?, data(s2, l2)?])
+    fn cpu_fwd(&self, to: &mut CpuStorage, l: &Layout, s: &CpuStorage, ls: &Layout) -> Result<()> {
+        self.compute(&[input(s, ls)?], output(to, l)?)
+    }
+}
+
+impl InplaceOp3 for Call<'_> {
+    fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        to: &mut CpuStorage,
+        l: &Layout,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<()> {
+        self.compute(&[input(a, la)?, input(b, lb)?], output(to, l)?)
     }
 }
 
 impl Call<'_> {
-    fn forward(&self, inputs: &[Data<'_>]) -> Result<(CpuStorage, Shape)> {
-        let count = self.out.elem_count();
-        let storage = if self.quantized {
-            let mut y = vec![0u8; count];
-            self.compute(inputs, Output::Quantized(&mut y))?;
-            CpuStorage::U8(y)
-        } else {
-            let mut y = vec![0f32; count];
-            self.compute(inputs, Output::Float(&mut y))?;
-            CpuStorage::F32(y)
-        };
-        Ok((storage, self.out.clone()))
-    }
-
     fn compute(&self, inputs: &[Data<'_>], out: Output<'_>) -> Result<()> {
         let (kernels, [n, h, w, c]) = (self.kernels, self.dims);
         match (self.kind, inputs, out) {

@@ -1,38 +1,78 @@
 //! Running a plan.
 
+use std::time::{Duration, Instant};
+
 use candle_core::{DType, Tensor};
 
-use super::{EngineError, Plan, Representation, Slot, SlotId, Step, kind::Kind};
+use super::{
+    EngineError, Plan, Representation, Slot, SlotId, Step,
+    kind::Kind,
+    workspace::{Workspace, logical, stored},
+};
 use crate::graph::{NodeId, ValueId};
 
-/// A value that a step has written.
+/// A value that a step has written, until the next step runs.
 #[derive(Debug)]
 pub struct Seen<'a> {
     /// Which.
     pub value: ValueId,
-    /// Its tensor, u8 or f32 as the representation says; pictures as `[n, c, h, w]` over NHWC storage.
-    pub tensor: &'a Tensor,
     /// How it is stored.
     pub representation: Representation,
+    stored: &'a Tensor,
 }
 
 impl Seen<'_> {
-    /// The elements as f32 in storage order (NHWC).
+    /// The elements as f32 in storage order (NHWC for pictures).
     ///
     /// # Errors
     /// A failure in candle.
     pub fn to_floats(&self) -> Result<Vec<f32>, EngineError> {
-        let flat = storage_order(self.tensor)?;
+        let flat = self.stored.flatten_all()?;
         Ok(match self.representation {
             Representation::Float => flat.to_vec1()?,
             Representation::Quantized(grid) => flat.to_vec1::<u8>()?.into_iter().map(|q| grid.dequantize(q)).collect(),
         })
     }
+
+    /// A copy of the tensor, u8 or f32 as the representation says; of logical shape `[n, c, h, w]` for pictures.
+    ///
+    /// # Errors
+    /// A failure in candle.
+    pub fn to_tensor(&self) -> Result<Tensor, EngineError> {
+        Ok(logical(&self.stored.copy()?)?)
+    }
 }
 
-/// The elements of a tensor in the order they are stored: NHWC for pictures.
-fn storage_order(x: &Tensor) -> candle_core::Result<Tensor> {
-    if x.rank() == 4 { x.permute((0, 2, 3, 1))?.flatten_all() } else { x.flatten_all() }
+/// Hears of the steps of a run.
+trait Visit {
+    /// Called when a step is done.
+    fn after(&mut self, plan: &Plan, step: usize, output: &Tensor) -> Result<(), EngineError>;
+}
+
+/// Shows each value that a node writes.
+struct Show<'a>(&'a mut dyn FnMut(Seen<'_>) -> Result<(), EngineError>);
+
+impl Visit for Show<'_> {
+    fn after(&mut self, plan: &Plan, step: usize, output: &Tensor) -> Result<(), EngineError> {
+        let step = &plan.steps[step];
+        let Slot { value, representation } = plan.slots[step.output.0];
+        if step.is_node { self.0(Seen { value, stored: output, representation }) } else { Ok(()) }
+    }
+}
+
+/// Takes the time of each step.
+struct Clock {
+    last: Instant,
+    times: Vec<Duration>,
+}
+
+impl Visit for Clock {
+    fn after(&mut self, _: &Plan, _: usize, _: &Tensor) -> Result<(), EngineError> {
+        let now = Instant::now();
+        self.times.push(now - self.last);
+        self.last = now;
+        Ok(())
+    }
 }
 
 impl Plan {
@@ -55,16 +95,25 @@ impl Plan {
         parallel: bool,
         see: &mut dyn FnMut(Seen<'_>) -> Result<(), EngineError>,
     ) -> Result<Vec<Tensor>, EngineError> {
-        let expected = &self.graph.value(self.graph.input).shape;
-        if x.dtype() != DType::F32 || x.dims().get(1..) != Some(&expected[..]) {
-            return Err(EngineError::Input { got: x.dims().to_vec(), expected: expected.clone() });
-        }
-        see(Seen { value: self.graph.input, tensor: x, representation: Representation::Float })?;
-        self.execute(0, &|value| (value == self.graph.input).then(|| x.clone()), parallel, see)
+        let x = self.checked(x)?;
+        see(Seen { value: self.graph.input, stored: &stored(&x)?, representation: Representation::Float })?;
+        self.execute(0, x.dim(0)?, &|value| self.input(value, &x), parallel, &mut Show(see))
     }
 
-    /// Runs the steps from node `first` on, taking values written before it from `known` in f32. The result is
-    /// that of a full run, bit for bit, when `known` gives what the steps left out would have computed in fp32.
+    /// Runs the plan on a batch, and gives the time of each of its steps, in order.
+    ///
+    /// # Errors
+    /// As for [`Plan::run`].
+    pub fn run_timed(&self, x: &Tensor, parallel: bool) -> Result<Vec<Duration>, EngineError> {
+        let x = self.checked(x)?;
+        let mut clock = Clock { last: Instant::now(), times: Vec::with_capacity(self.steps.len()) };
+        self.execute(0, x.dim(0)?, &|value| self.input(value, &x), parallel, &mut clock)?;
+        Ok(clock.times)
+    }
+
+    /// Runs the steps from node `first` on, on one sample, taking values written before it from `known` in f32. The
+    /// result is that of a full run, bit for bit, when `known` gives what the steps left out would have computed in
+    /// fp32.
     ///
     /// # Errors
     /// As for [`Plan::run_seen`].
@@ -75,55 +124,85 @@ impl Plan {
         see: &mut dyn FnMut(Seen<'_>) -> Result<(), EngineError>,
     ) -> Result<Vec<Tensor>, EngineError> {
         let start = self.steps.iter().position(|s| s.node >= first).unwrap_or(self.steps.len());
-        self.execute(start, known, false, see)
+        self.execute(start, 1, known, false, &mut Show(see))
+    }
+
+    fn input(&self, value: ValueId, x: &Tensor) -> Option<Tensor> {
+        (value == self.graph.input).then(|| x.clone())
+    }
+
+    /// An input of the shape that the graph reads, laid out so that [`stored`] copies nothing.
+    fn checked(&self, x: &Tensor) -> Result<Tensor, EngineError> {
+        let expected = &self.graph.value(self.graph.input).shape;
+        if x.dtype() != DType::F32 || x.dims().get(1..) != Some(&expected[..]) {
+            return Err(EngineError::Input { got: x.dims().to_vec(), expected: expected.clone() });
+        }
+        Ok(logical(&stored(x)?)?)
     }
 
     fn execute(
         &self,
         start: usize,
+        batch: usize,
         known: &dyn Fn(ValueId) -> Option<Tensor>,
         parallel: bool,
-        see: &mut dyn FnMut(Seen<'_>) -> Result<(), EngineError>,
+        visit: &mut dyn Visit,
     ) -> Result<Vec<Tensor>, EngineError> {
-        let mut slots: Vec<Option<Tensor>> = vec![None; self.slots.len()];
-        let read = |slots: &mut Vec<Option<Tensor>>, slot: SlotId| -> candle_core::Result<Tensor> {
-            if let Some(tensor) = &slots[slot.0] {
-                return Ok(tensor.clone());
-            }
-            let Slot { value, representation } = self.slots[slot.0];
-            let Some(tensor) = known(value) else {
-                candle_core::bail!("value `{}` is read before it is written", self.graph.value(value).name)
-            };
-            let tensor = match representation {
-                Representation::Float => tensor,
-                Representation::Quantized(grid) => {
-                    let shape = &self.graph.value(value).shape;
-                    Kind::Quantize(grid).run(self.kernels, &[tensor], shape, true, false)?
-                }
-            };
-            slots[slot.0] = Some(tensor.clone());
-            Ok(tensor)
-        };
-        for step in &self.steps[start..] {
-            let inputs = step.inputs.iter().map(|&s| read(&mut slots, s)).collect::<candle_core::Result<Vec<_>>>();
-            let output = inputs.and_then(|inputs| self.step(step, &inputs, parallel));
-            let output = output.map_err(|source| EngineError::Step {
+        let workspace = self.workspaces.take(&self.buffers, batch)?;
+        let values = vec![None; self.slots.len()];
+        let mut run = Run { plan: self, workspace: &workspace, batch, values, known, parallel };
+        for (index, step) in self.steps.iter().enumerate().skip(start) {
+            let output = run.step(step).map_err(|source| EngineError::Step {
                 node: self.graph.node(step.node).name.clone(),
                 source: Box::new(source),
             })?;
-            if step.is_node {
-                let Slot { value, representation } = self.slots[step.output.0];
-                see(Seen { value, tensor: &output, representation })?;
-            }
-            slots[step.output.0] = Some(output);
-            step.release.iter().for_each(|s| slots[s.0] = None);
+            visit.after(self, index, &output)?;
+            run.values[step.output.0] = Some(output);
+            step.release.iter().for_each(|s| run.values[s.0] = None);
         }
-        Ok(self.outputs.iter().map(|&s| read(&mut slots, s)).collect::<candle_core::Result<_>>()?)
+        // A copy, since the buffers are written again.
+        let output = |&slot: &SlotId| logical(&run.value(slot)?.copy()?);
+        let outputs = self.outputs.iter().map(output).collect::<candle_core::Result<_>>()?;
+        self.workspaces.give_back(workspace);
+        Ok(outputs)
+    }
+}
+
+/// A plan while it runs.
+struct Run<'a> {
+    plan: &'a Plan,
+    workspace: &'a Workspace,
+    batch: usize,
+    /// Values alive, in storage order.
+    values: Vec<Option<Tensor>>,
+    known: &'a dyn Fn(ValueId) -> Option<Tensor>,
+    parallel: bool,
+}
+
+impl Run<'_> {
+    fn value(&mut self, slot: SlotId) -> candle_core::Result<Tensor> {
+        if let Some(tensor) = &self.values[slot.0] {
+            return Ok(tensor.clone());
+        }
+        let plan = self.plan;
+        let Slot { value, representation } = plan.slots[slot.0];
+        let Some(tensor) = (self.known)(value) else {
+            candle_core::bail!("value `{}` is read before it is written", plan.graph.value(value).name)
+        };
+        let mut tensor = stored(&tensor)?;
+        if let Representation::Quantized(grid) = representation {
+            let quantized = Tensor::zeros(tensor.dims(), DType::U8, tensor.device())?;
+            tensor = Kind::Quantize(grid).run(plan.kernels, &[tensor], Some(&quantized), false)?;
+        }
+        self.values[slot.0] = Some(tensor.clone());
+        Ok(tensor)
     }
 
-    fn step(&self, step: &Step, inputs: &[Tensor], parallel: bool) -> candle_core::Result<Tensor> {
-        let Slot { value, representation } = self.slots[step.output.0];
-        let shape = &self.graph.value(value).shape;
-        step.kind.run(self.kernels, inputs, shape, representation != Representation::Float, parallel)
+    fn step(&mut self, step: &Step) -> candle_core::Result<Tensor> {
+        let inputs = step.inputs.iter().map(|&s| self.value(s)).collect::<candle_core::Result<Vec<_>>>()?;
+        let plan = self.plan;
+        let shape = &plan.graph.value(plan.slots[step.output.0].value).shape;
+        let to = self.workspace.slot(&plan.buffers, step.output, self.batch, shape)?;
+        step.kind.run(plan.kernels, &inputs, to.as_ref(), self.parallel)
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     graph::{Node, NodeId, Op, Window},
-    kernels::{Geometry, PackedFloat, PackedInteger},
+    kernels::{Geometry, Kernels, PackedFloat, PackedInteger},
     quant::{WeightScales, WeightScheme, WeightSpec},
     sqnr::Energies,
 };
@@ -44,19 +44,20 @@ type IntegerKey = (NodeId, WeightSpec, u32);
 /// All packed weights of an engine.
 #[derive(Debug)]
 pub(super) struct PackedWeights {
+    kernels: Kernels,
     float: Vec<OnceLock<Arc<PackedFloat>>>,
     integer: Mutex<HashMap<IntegerKey, Arc<QuantizedWeight>>>,
 }
 
 impl PackedWeights {
-    pub(super) fn new(nodes: usize) -> PackedWeights {
-        PackedWeights { float: (0..nodes).map(|_| OnceLock::new()).collect(), integer: Mutex::default() }
+    pub(super) fn new(kernels: Kernels, nodes: usize) -> PackedWeights {
+        PackedWeights { kernels, float: (0..nodes).map(|_| OnceLock::new()).collect(), integer: Mutex::default() }
     }
 
     /// The f32 weight of a convolution or linear layer.
     pub(super) fn float(&self, node: &Node, id: NodeId) -> Option<Arc<PackedFloat>> {
         let Layer { geometry, weight, bias } = layer(node)?;
-        Some(self.float[id.0].get_or_init(|| Arc::new(PackedFloat::new(geometry, weight, bias))).clone())
+        Some(self.float[id.0].get_or_init(|| Arc::new(PackedFloat::new(self.kernels, geometry, weight, bias))).clone())
     }
 
     /// The s8 weight of a convolution or linear layer.
@@ -71,7 +72,7 @@ impl PackedWeights {
         let key = (id, *spec, input_scale.to_bits());
         // Packing under the lock: two threads that want the same weight must not both make it.
         let mut packed = self.integer.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || Arc::new(quantize(&layer, spec, input_scale));
+        let make = || Arc::new(quantize(self.kernels, &layer, spec, input_scale));
         Some(packed.entry(key).or_insert_with(make).clone())
     }
 }
@@ -105,7 +106,7 @@ pub(super) fn layer(node: &Node) -> Option<Layer<'_>> {
     }
 }
 
-fn quantize(layer: &Layer<'_>, spec: &WeightSpec, input_scale: f32) -> QuantizedWeight {
+fn quantize(kernels: Kernels, layer: &Layer<'_>, spec: &WeightSpec, input_scale: f32) -> QuantizedWeight {
     let &Layer { geometry, weight, bias } = layer;
     let channels = geometry.out_channels;
     let scales = WeightScales::of(weight, bias, channels, input_scale, spec);
@@ -119,5 +120,10 @@ fn quantize(layer: &Layer<'_>, spec: &WeightSpec, input_scale: f32) -> Quantized
             integers.push(q);
         }
     }
-    QuantizedWeight { packed: PackedInteger::new(geometry, &integers), scales, sqnr: energies.sqnr(), spec: *spec }
+    QuantizedWeight {
+        packed: PackedInteger::new(kernels, geometry, &integers),
+        scales,
+        sqnr: energies.sqnr(),
+        spec: *spec,
+    }
 }

@@ -1,160 +1,184 @@
-//! AVX2 and FMA tiles: 6 pixels × 16 channels in 12 registers.
+//! AVX2 and FMA, with products of 16 bits: those of 8 saturate.
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Tile};
+use super::Simd;
 
-/// Tiles for CPUs with AVX2 and FMA.
+/// CPUs with AVX2 and FMA.
+#[derive(Clone, Copy)]
 pub(super) struct Avx2;
 
-impl Tile for Avx2 {
-    #[inline(always)]
-    unsafe fn float<const P: usize>(
-        x: &[f32],
-        bases: &[usize; P],
-        taps: &[usize],
-        channels: usize,
-        w: &[f32],
-    ) -> [[f32; LANES]; P] {
-        // SAFETY: the caller's promises are the same.
-        unsafe { float(x, bases, taps, channels, w) }
-    }
+/// CPUs with AVX2, FMA and AVX-VNNI.
+#[derive(Clone, Copy)]
+pub(super) struct AvxVnni;
 
-    #[inline(always)]
-    unsafe fn integer<const P: usize>(
-        x: &[i16],
-        bases: &[usize; P],
-        taps: &[usize],
-        channels: usize,
-        w: &[i16],
-    ) -> [[i32; LANES]; P] {
-        // SAFETY: the caller's promises are the same.
-        unsafe { integer(x, bases, taps, channels, w) }
-    }
+/// What does not depend on the integer product.
+macro_rules! vectors_of_256_bits {
+    () => {
+        const WIDTH: usize = 8;
+        const PIXELS: usize = 6;
+        type F = __m256;
+        type I = __m256i;
 
-    #[inline(always)]
-    unsafe fn steps(sums: &[i32; 8], constants: &[i32; 8], multipliers: &[f32; 8], low: f32, high: f32) -> [f32; 8] {
-        // SAFETY: the caller's promises are the same.
-        unsafe { steps(sums, constants, multipliers, low, high) }
-    }
-
-    #[inline(always)]
-    unsafe fn stored(steps: [f32; 8], zero_point: f32) -> [u8; 8] {
-        // SAFETY: the caller's promises are the same.
-        unsafe { stored(&steps, zero_point) }
-    }
-}
-
-/// # Safety
-/// As for [`Tile::float`].
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-unsafe fn float<const P: usize>(
-    x: &[f32],
-    bases: &[usize; P],
-    taps: &[usize],
-    channels: usize,
-    w: &[f32],
-) -> [[f32; LANES]; P] {
-    let mut acc = [[_mm256_setzero_ps(); 2]; P];
-    let mut w = w.as_ptr();
-    for &tap in taps {
-        // SAFETY: base + tap + channels <= x.len() for every pixel.
-        let rows: [*const f32; P] = std::array::from_fn(|p| unsafe { x.as_ptr().add(bases[p] + tap) });
-        for c in 0..channels {
-            // SAFETY: w holds LANES elements for each tap and channel, and both are counted by these loops.
-            let (w0, w1) = unsafe { (_mm256_loadu_ps(w), _mm256_loadu_ps(w.add(8))) };
-            for p in 0..P {
-                // SAFETY: c < channels, so this is inside x as above.
-                let v = unsafe { _mm256_broadcast_ss(&*rows[p].add(c)) };
-                acc[p][0] = _mm256_fmadd_ps(v, w0, acc[p][0]);
-                acc[p][1] = _mm256_fmadd_ps(v, w1, acc[p][1]);
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m256 {
+            // SAFETY: the caller's promise, here and in all below.
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, x: __m256) {
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_ps(to, x) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_div_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn min(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_min_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn splat_i(x: i32) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_set1_epi32(x) }
+        }
+        #[inline(always)]
+        unsafe fn load_i(from: *const i32) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_loadu_si256(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn add_i(a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_add_epi32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn to_float(x: __m256i) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_cvtepi32_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn round(x: __m256) -> __m256i {
+            // SAFETY: as above. Rust runs with MXCSR at its default, which rounds to nearest, ties to even.
+            unsafe { _mm256_cvtps_epi32(x) }
+        }
+        #[inline(always)]
+        unsafe fn load_bytes(from: *const u8) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes(to: *mut u8, [a, b]: [__m256i; 2]) {
+            // SAFETY: as above.
+            unsafe {
+                // Both packs work within halves; the permutation puts the quarters in order.
+                let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+                let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+                _mm_storeu_si128(to.cast(), _mm_packus_epi16(low, high));
             }
-            // SAFETY: at most one past the end of w, after the last channel of the last tap.
-            w = unsafe { w.add(LANES) };
         }
-    }
-    let mut sums = [[0.0; LANES]; P];
-    for (row, a) in sums.iter_mut().zip(&acc) {
-        // SAFETY: row has 16 elements.
-        unsafe {
-            _mm256_storeu_ps(row.as_mut_ptr(), a[0]);
-            _mm256_storeu_ps(row.as_mut_ptr().add(8), a[1]);
+        #[inline(always)]
+        unsafe fn weights(from: *const Self::Weight) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_loadu_si256(from.cast()) }
         }
-    }
-    sums
+        #[inline(always)]
+        unsafe fn broadcast(from: *const Self::Activation) -> __m256i {
+            // SAFETY: as above: both kinds of activations come in steps of 32 bits.
+            unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+        }
+    };
 }
 
-/// # Safety
-/// As for [`Tile::integer`].
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-unsafe fn integer<const P: usize>(
-    x: &[i16],
-    bases: &[usize; P],
-    taps: &[usize],
-    channels: usize,
-    w: &[i16],
-) -> [[i32; LANES]; P] {
-    let mut acc = [[_mm256_setzero_si256(); 2]; P];
-    let mut w = w.as_ptr();
-    for &tap in taps {
-        // SAFETY: base + tap + channels <= x.len() for every pixel.
-        let rows: [*const i16; P] = std::array::from_fn(|p| unsafe { x.as_ptr().add(bases[p] + tap) });
-        for pair in 0..channels / 2 {
-            // SAFETY: w holds 2·LANES elements for each tap and pair, and both are counted by these loops.
-            let (w0, w1) = unsafe { (_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(16).cast())) };
-            for p in 0..P {
-                // SAFETY: 2·pair + 1 < channels, so both elements are inside x as above.
-                let v = _mm256_set1_epi32(unsafe { rows[p].add(2 * pair).cast::<i32>().read_unaligned() });
-                // 16 × 16 bit products summed in pairs as s32: |2 · 255 · 128| is far from overflow.
-                acc[p][0] = _mm256_add_epi32(acc[p][0], _mm256_madd_epi16(v, w0));
-                acc[p][1] = _mm256_add_epi32(acc[p][1], _mm256_madd_epi16(v, w1));
+impl Simd for Avx2 {
+    vectors_of_256_bits!();
+    const STEP: usize = 2;
+    const TAPS: usize = 2;
+    const INTERLEAVED: usize = 8;
+    type Activation = i16;
+    type Weight = i16;
+
+    #[inline(always)]
+    unsafe fn dot(sum: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        // SAFETY: the caller's promise. Products of pairs are summed in 32 bits: |2 · 255 · 128| is far from overflow.
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)) }
+    }
+
+    #[inline(always)]
+    unsafe fn depthwise(x: *const u8, taps: &[usize], w: *const i16) -> [__m256i; 2] {
+        // SAFETY: the caller's promise: 16 bytes a tap, and 32 weights for each two taps.
+        unsafe {
+            let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+            for (pair, taps) in taps.chunks_exact(2).enumerate() {
+                let a = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[0]).cast()));
+                let b = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[1]).cast()));
+                low = Self::dot(low, _mm256_unpacklo_epi16(a, b), Self::weights(w.add(pair * 32)));
+                high = Self::dot(high, _mm256_unpackhi_epi16(a, b), Self::weights(w.add(pair * 32 + 16)));
             }
-            // SAFETY: at most one past the end of w, after the last pair of the last tap.
-            w = unsafe { w.add(2 * LANES) };
+            [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)]
         }
     }
-    let mut sums = [[0; LANES]; P];
-    for (row, a) in sums.iter_mut().zip(&acc) {
-        // SAFETY: row has 16 elements.
+}
+
+impl Simd for AvxVnni {
+    vectors_of_256_bits!();
+    const STEP: usize = 4;
+    const TAPS: usize = 4;
+    const INTERLEAVED: usize = 8;
+    type Activation = u8;
+    type Weight = i8;
+
+    #[inline(always)]
+    unsafe fn dot(sum: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_dpbusd_avx_epi32(sum, x, w) }
+    }
+
+    #[inline(always)]
+    unsafe fn depthwise(x: *const u8, taps: &[usize], w: *const i8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise: 16 bytes a tap, and 64 weights for each four taps.
         unsafe {
-            _mm256_storeu_si256(row.as_mut_ptr().cast(), a[0]);
-            _mm256_storeu_si256(row.as_mut_ptr().add(8).cast(), a[1]);
+            let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+            for (four, taps) in taps.chunks_exact(4).enumerate() {
+                // Each byte in 16 bits, so that two of them interleave like the 16-bit words of AVX2.
+                let a = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[0]).cast()));
+                let b = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[1]).cast()));
+                let c = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[2]).cast()));
+                let d = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[3]).cast()));
+                let ab = _mm256_or_si256(a, _mm256_slli_epi16::<8>(b));
+                let cd = _mm256_or_si256(c, _mm256_slli_epi16::<8>(d));
+                low = Self::dot(low, _mm256_unpacklo_epi16(ab, cd), Self::weights(w.add(four * 64)));
+                high = Self::dot(high, _mm256_unpackhi_epi16(ab, cd), Self::weights(w.add(four * 64 + 32)));
+            }
+            [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)]
         }
     }
-    sums
-}
-
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-fn steps(sums: &[i32; 8], constants: &[i32; 8], multipliers: &[f32; 8], low: f32, high: f32) -> [f32; 8] {
-    let mut steps = [0.0; 8];
-    // SAFETY: all these arrays have eight elements of 32 bits.
-    unsafe {
-        let sum =
-            _mm256_add_epi32(_mm256_loadu_si256(sums.as_ptr().cast()), _mm256_loadu_si256(constants.as_ptr().cast()));
-        let x = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(multipliers.as_ptr()));
-        // Where x is NaN these give their second operand, as the reference does.
-        let x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(low)), _mm256_set1_ps(high));
-        let x = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
-        _mm256_storeu_ps(steps.as_mut_ptr(), x);
-    }
-    steps
-}
-
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-fn stored(steps: &[f32; 8], zero_point: f32) -> [u8; 8] {
-    let mut stored = [0; 8];
-    // The low byte of each 32 bits, to the front of each half.
-    let bytes = _mm256_set1_epi64x(0x8080_8080_0c08_0400_u64 as i64);
-    // SAFETY: `steps` has eight elements of 32 bits, and 64 bits are written to `stored`.
-    unsafe {
-        let x = _mm256_add_ps(_mm256_loadu_ps(steps.as_ptr()), _mm256_set1_ps(zero_point));
-        let x = _mm256_shuffle_epi8(_mm256_cvttps_epi32(x), bytes);
-        let x = _mm_unpacklo_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
-        _mm_storel_epi64(stored.as_mut_ptr().cast(), x);
-    }
-    stored
 }

@@ -1,22 +1,15 @@
 //! Convolution and linear layers: direct, without im2col, over register tiles of pixels × channels.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use rayon::prelude::*;
 
 use super::{
-    Kernels, LANES, PIXELS, PackedFloat, PackedInteger, Tile, depthwise, dispatch, packing::Geometry, reference,
+    Activation, FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Simd, Weight, depthwise,
+    dispatch,
+    epilogue::{Epilogue, FloatLayer, IntegerLayer, Target},
+    packing::Geometry,
 };
-use crate::quant::Affine;
-
-/// Where a kernel writes.
-#[derive(Debug)]
-pub enum Output<'a> {
-    /// f32 elements.
-    Float(&'a mut [f32]),
-    /// Quantized elements.
-    Quantized(&'a mut [u8]),
-}
 
 /// What a convolution reads: a batch of pictures, channels last.
 #[derive(Clone, Copy, Debug)]
@@ -29,331 +22,15 @@ pub struct Pictures<'a, T> {
     pub padding: T,
 }
 
-/// What happens to an f32 sum: bias is added, the result clipped, and quantized when the output is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FloatEpilogue {
-    /// Lower bound.
-    pub min: f32,
-    /// Upper bound.
-    pub max: f32,
-    /// The grid of a quantized output.
-    pub grid: Option<Affine>,
-}
-
-/// What happens to an s32 sum: `q = clamp(rne(f32(sum + constant) · multiplier) + zero_point)`, written as is or
-/// dequantized.
-#[derive(Clone, Debug, PartialEq)]
-pub struct IntegerEpilogue {
-    /// One a channel: bias in steps of `s_x·s_w`, less the input's zero point times the sum of weights.
-    pub constants: Vec<i32>,
-    /// One a channel: `f32(s_x·s_w / s_y)`.
-    pub multipliers: Vec<f32>,
-    /// The grid of the output.
-    pub grid: Affine,
-    /// Smallest integer written; above `quant_min` where an activation clips.
-    pub low: u8,
-    /// Largest integer written.
-    pub high: u8,
-}
-
-impl FloatEpilogue {
-    /// `min(max(x, min), max)`; a NaN becomes `min`.
-    #[inline(always)]
-    pub fn clip(&self, x: f32) -> f32 {
-        let x = if x > self.min { x } else { self.min };
-        if x < self.max { x } else { self.max }
-    }
-}
-
-impl IntegerEpilogue {
-    /// Writes one pixel's sums from `channel` on. `eight` and `one` get quantized results less their zero point:
-    /// integers as f32, where 0 may be -0.
-    #[inline(always)]
-    fn put<K: Tile, Y>(
-        &self,
-        channel: usize,
-        sums: &[i32],
-        out: &mut [Y],
-        eight: impl Fn([f32; 8]) -> [Y; 8],
-        one: impl Fn(f32) -> Y,
-    ) {
-        let range = channel..channel + sums.len();
-        let (constants, constants_rest) = self.constants[range.clone()].as_chunks();
-        let (multipliers, multipliers_rest) = self.multipliers[range].as_chunks();
-        let (sums, sums_rest) = sums.as_chunks();
-        let (out, out_rest) = out.as_chunks_mut();
-        let zero_point = f32::from(self.grid.zero_point);
-        let (low, high) = (f32::from(self.low) - zero_point, f32::from(self.high) - zero_point);
-        for (((y, s), c), m) in out.iter_mut().zip(sums).zip(constants).zip(multipliers) {
-            // SAFETY: K's instruction set is the one this function is compiled for (see `dispatch`).
-            *y = eight(unsafe { K::steps(s, c, m, low, high) });
-        }
-        for (((y, &s), &c), &m) in out_rest.iter_mut().zip(sums_rest).zip(constants_rest).zip(multipliers_rest) {
-            *y = one(reference::steps(s, c, m, low, high));
-        }
-    }
-}
-
-/// `y = f(a, b)` of every element, all of one length. Eight results are formed before they are written: the compiler
-/// cannot know that `y` is apart from the other slices, and would else take one element at a time.
-#[inline(always)]
-fn by_eights<Y>(y: &mut [Y], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> Y) {
-    let (y, y_rest) = y.as_chunks_mut::<8>();
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
-        *y = std::array::from_fn(|i| f(a[i], b[i]));
-    }
-    for ((y, &a), &b) in y_rest.iter_mut().zip(a_rest).zip(b_rest) {
-        *y = f(a, b);
-    }
-}
-
-/// A part of an output, by the pixels and channels it begins at.
-pub(super) trait Sink<T: Copy>: Send {
-    /// Writes one pixel's sums for the channels from `channel` on; `pixel` counts within this part.
-    fn put<K: Tile>(&mut self, pixel: usize, channel: usize, sums: &[T]);
-}
-
-pub(super) struct FloatToFloat<'a>(pub &'a mut [f32], pub &'a [f32], pub FloatEpilogue);
-pub(super) struct FloatToQuantized<'a>(pub &'a mut [u8], pub &'a [f32], pub FloatEpilogue, pub Affine);
-pub(super) struct IntegerToFloat<'a>(pub &'a mut [f32], pub &'a IntegerEpilogue);
-pub(super) struct IntegerToQuantized<'a>(pub &'a mut [u8], pub &'a IntegerEpilogue);
-
-impl Sink<f32> for FloatToFloat<'_> {
-    #[inline(always)]
-    fn put<K: Tile>(&mut self, pixel: usize, channel: usize, sums: &[f32]) {
-        let bias = &self.1[channel..channel + sums.len()];
-        let out = &mut self.0[pixel * self.1.len() + channel..][..sums.len()];
-        by_eights(out, sums, bias, |sum, bias| self.2.clip(sum + bias));
-    }
-}
-
-impl Sink<f32> for FloatToQuantized<'_> {
-    #[inline(always)]
-    fn put<K: Tile>(&mut self, pixel: usize, channel: usize, sums: &[f32]) {
-        let bias = &self.1[channel..channel + sums.len()];
-        let out = &mut self.0[pixel * self.1.len() + channel..][..sums.len()];
-        by_eights(out, sums, bias, |sum, bias| self.3.quantize(self.2.clip(sum + bias)));
-    }
-}
-
-impl Sink<i32> for IntegerToFloat<'_> {
-    #[inline(always)]
-    fn put<K: Tile>(&mut self, pixel: usize, channel: usize, sums: &[i32]) {
-        let epilogue = self.1;
-        let out = &mut self.0[pixel * epilogue.constants.len() + channel..][..sums.len()];
-        // Adding 0 turns -0 into 0: a small negative sum is the zero point, which dequantizes to 0.
-        let dequantize = |steps: f32| (steps + 0.0) * epilogue.grid.scale;
-        epilogue.put::<K, _>(channel, sums, out, |steps| steps.map(dequantize), dequantize);
-    }
-}
-
-impl Sink<i32> for IntegerToQuantized<'_> {
-    #[inline(always)]
-    fn put<K: Tile>(&mut self, pixel: usize, channel: usize, sums: &[i32]) {
-        let epilogue = self.1;
-        let out = &mut self.0[pixel * epilogue.constants.len() + channel..][..sums.len()];
-        let zero_point = f32::from(epilogue.grid.zero_point);
-        // SAFETY: K's instruction set is the one this function is compiled for (see `dispatch`).
-        let eight = |steps| unsafe { K::stored(steps, zero_point) };
-        epilogue.put::<K, _>(channel, sums, out, eight, |steps| reference::stored(steps, zero_point));
-    }
-}
-
-/// A picture, or several, as kernels see it.
-#[derive(Clone, Copy)]
-struct Input<'a, T> {
-    x: &'a [T],
-    /// Elements from one row, pixel to the next.
-    row: usize,
-    pixel: usize,
-}
-
-/// One call's work on one part of the output pixels of one picture.
-struct Part<'a, T> {
-    geometry: &'a Geometry,
-    input: Input<'a, T>,
-    weights: &'a [T],
-    /// Input channels of a group as packed.
-    channels: usize,
-    /// Offsets of the window's taps.
-    taps: &'a [usize],
-    out_width: usize,
-    first: usize,
-    count: usize,
-}
-
-impl<T> Part<'_, T> {
-    /// Where the window of each output pixel begins.
-    fn bases(&self) -> Vec<usize> {
-        let [down, right] = self.geometry.window.stride;
-        let (mut y, mut x) = (self.first / self.out_width, self.first % self.out_width);
-        let mut next = || {
-            let base = y * down * self.input.row + x * right * self.input.pixel;
-            (y, x) = if x + 1 == self.out_width { (y + 1, 0) } else { (y, x + 1) };
-            base
-        };
-        (0..self.count).map(|_| next()).collect()
-    }
-
-    /// Panics unless every read of this part, from windows at `bases`, is inside its input and weights.
-    fn check(&self, bases: &[usize]) {
-        let last_group = (self.geometry.groups - 1) * self.geometry.in_per_group();
-        let furthest = |offsets: &[usize]| offsets.iter().max().copied().unwrap_or(0);
-        let reach = furthest(bases) + furthest(self.taps) + last_group + self.channels;
-        assert!(reach <= self.input.x.len(), "a window reaches outside its input");
-        let blocks = self.geometry.groups * self.geometry.blocks();
-        assert_eq!(self.weights.len(), blocks * self.geometry.block_len(self.channels));
-    }
-}
-
-/// What differs between f32 and integer tiles.
-trait Element: Copy + Send + Sync + Default {
-    type Sum: Copy + Send;
-    /// # Safety
-    /// As for [`Tile::float`].
-    unsafe fn tile<K: Tile, const P: usize>(
-        x: &[Self],
-        bases: &[usize; P],
-        taps: &[usize],
-        channels: usize,
-        w: &[Self],
-    ) -> [[Self::Sum; LANES]; P];
-}
-
-impl Element for f32 {
-    type Sum = f32;
-    #[inline(always)]
-    unsafe fn tile<K: Tile, const P: usize>(
-        x: &[f32],
-        bases: &[usize; P],
-        taps: &[usize],
-        channels: usize,
-        w: &[f32],
-    ) -> [[f32; LANES]; P] {
-        // SAFETY: the caller's promises are the same.
-        unsafe { K::float(x, bases, taps, channels, w) }
-    }
-}
-
-impl Element for i16 {
-    type Sum = i32;
-    #[inline(always)]
-    unsafe fn tile<K: Tile, const P: usize>(
-        x: &[i16],
-        bases: &[usize; P],
-        taps: &[usize],
-        channels: usize,
-        w: &[i16],
-    ) -> [[i32; LANES]; P] {
-        // SAFETY: the caller's promises are the same.
-        unsafe { K::integer(x, bases, taps, channels, w) }
-    }
-}
-
-/// All output channels of one part: weight blocks outside, so that a block stays in cache over the pixels.
-#[inline(always)]
-fn part_body<K: Tile, T: Element, S: Sink<T::Sum>>(part: &Part<'_, T>, sink: &mut S) {
-    let all_bases = part.bases();
-    part.check(&all_bases);
-    let geometry = part.geometry;
-    for group in 0..geometry.groups {
-        for block in 0..geometry.blocks() {
-            let at = (group * geometry.blocks() + block) * geometry.block_len(part.channels);
-            let weights = &part.weights[at..at + geometry.block_len(part.channels)];
-            let within = block * LANES;
-            let lanes = LANES.min(geometry.out_per_group() - within);
-            let channel = group * geometry.out_per_group() + within;
-            let offset = group * geometry.in_per_group();
-            let mut pixel = 0;
-            while pixel < part.count {
-                let left = part.count - pixel;
-                macro_rules! tile {
-                    ($p:literal) => {{
-                        let bases: [usize; $p] = std::array::from_fn(|i| all_bases[pixel + i] + offset);
-                        // SAFETY: `check` has found all reads of this part inside x and the weights, and K's
-                        // instruction set is the one this function is compiled for (see `dispatch`).
-                        let sums = unsafe { T::tile::<K, $p>(part.input.x, &bases, part.taps, part.channels, weights) };
-                        for (i, sums) in sums.iter().enumerate() {
-                            // The full tile apart, so that its length is known where it is compiled.
-                            if lanes == LANES {
-                                sink.put::<K>(pixel + i, channel, sums);
-                            } else {
-                                sink.put::<K>(pixel + i, channel, &sums[..lanes]);
-                            }
-                        }
-                        pixel += $p;
-                    }};
-                }
-                match left {
-                    1 => tile!(1),
-                    2 => tile!(2),
-                    3 => tile!(3),
-                    4 => tile!(4),
-                    5 => tile!(5),
-                    _ => tile!(6),
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn float_to_float_body<K: Tile>(part: &Part<'_, f32>, sink: &mut FloatToFloat<'_>) {
-    part_body::<K, f32, _>(part, sink);
-}
-#[inline(always)]
-fn float_to_quantized_body<K: Tile>(part: &Part<'_, f32>, sink: &mut FloatToQuantized<'_>) {
-    part_body::<K, f32, _>(part, sink);
-}
-#[inline(always)]
-fn integer_to_float_body<K: Tile>(part: &Part<'_, i16>, sink: &mut IntegerToFloat<'_>) {
-    part_body::<K, i16, _>(part, sink);
-}
-#[inline(always)]
-fn integer_to_quantized_body<K: Tile>(part: &Part<'_, i16>, sink: &mut IntegerToQuantized<'_>) {
-    part_body::<K, i16, _>(part, sink);
-}
-dispatch!(fn float_to_float(part: &Part<'_, f32>, sink: &mut FloatToFloat<'_>) = float_to_float_body);
-dispatch!(fn float_to_quantized(part: &Part<'_, f32>, sink: &mut FloatToQuantized<'_>) = float_to_quantized_body);
-dispatch!(fn integer_to_float(part: &Part<'_, i16>, sink: &mut IntegerToFloat<'_>) = integer_to_float_body);
-dispatch!(fn integer_to_quantized(part: &Part<'_, i16>, sink: &mut IntegerToQuantized<'_>) = integer_to_quantized_body);
-
-/// Copies one picture `[height, width, channels]` into the middle of one filled with `fill`, `pads` larger.
-/// `slack` more elements follow, so that packed reads past the last channel stay inside.
-#[inline(always)]
-pub(super) fn pad<T: Copy, U: Copy>(
-    x: &[T],
-    [height, width, channels]: [usize; 3],
-    pads: [usize; 4],
-    fill: U,
-    slack: usize,
-    convert: impl Fn(T) -> U,
-) -> Vec<U> {
-    let [top, left, bottom, right] = pads;
-    let row = (left + width + right) * channels;
-    let mut padded = Vec::with_capacity((top + height + bottom) * row + slack);
-    padded.resize(top * row, fill);
-    for line in x.chunks_exact((width * channels).max(1)).take(height) {
-        padded.resize(padded.len() + left * channels, fill);
-        padded.extend(line.iter().map(|&v| convert(v)));
-        padded.resize(padded.len() + right * channels, fill);
-    }
-    padded.resize(padded.len() + bottom * row + slack, fill);
-    padded
-}
-
-/// Elements of input that one part should read, so that they stay in the L2 cache while all weights pass.
-const PART_ELEMENTS: usize = 48 * 1024;
-
 impl Kernels {
     /// Convolution of a batch of pictures in f32:
     /// `y = clip(Σ x·w + bias)`, each output one chain of fused multiply-adds over taps (row by row) and input
-    /// channels, then the bias. Layout: `y[batch][height'][width'][out]`. `parallel` spreads the pixels over the
+    /// channels, then the bias. Layout: `y[batch][height'][width'][out]`. `parallel` spreads the work over the
     /// current rayon pool; it changes no bit.
     ///
     /// # Panics
-    /// When a slice has another length than the geometry says; the engine has checked shapes before.
+    /// When a slice has another length than the geometry says, or the weights were packed for other kernels; the
+    /// engine has checked shapes before.
     pub fn conv_float(
         self,
         packed: &PackedFloat,
@@ -362,36 +39,22 @@ impl Kernels {
         out: Output<'_>,
         parallel: bool,
     ) {
-        let geometry = &packed.geometry;
-        if geometry.is_depthwise() {
-            return depthwise::float(self, packed, pictures, epilogue, out, parallel);
+        assert_eq!(self, packed.kernels, "weights are packed for other kernels");
+        assert!(epilogue.grid.is_some() || matches!(out, Output::Float(_)), "a quantized output needs a grid");
+        let layer = FloatLayer { packed, epilogue };
+        if packed.geometry.is_depthwise() {
+            return depthwise::float(self, layer, pictures, out, parallel);
         }
-        let pads = geometry.window.pads;
-        let [_, height, width] = pictures.dims;
-        let call = Call { geometry, dims: pictures.dims, channels: geometry.in_per_group(), parallel };
-        call.run(
-            pictures.x,
-            &packed.weights,
-            out,
-            |picture| match pads {
-                [0, 0, 0, 0] => Cow::Borrowed(picture),
-                _ => Cow::Owned(pad(picture, [height, width, geometry.in_channels], pads, pictures.padding, 0, |v| v)),
-            },
-            |part, out| match (out, epilogue.grid) {
-                (Output::Float(y), _) => float_to_float(self, part, &mut FloatToFloat(y, &packed.bias, epilogue)),
-                (Output::Quantized(y), Some(grid)) => {
-                    float_to_quantized(self, part, &mut FloatToQuantized(y, &packed.bias, epilogue, grid));
-                }
-                (Output::Quantized(_), None) => panic!("a quantized output needs a grid"),
-            },
-        );
+        let bytes = size_of_val(packed.weights.as_slice());
+        let dense = FloatConv { layer, shape: Shape::new(&packed.geometry, pictures), x: pictures };
+        dense.shape.run(self, bytes, out, parallel, |part, target| float_part(self, &dense, part, target));
     }
 
     /// Convolution of a batch of pictures in integers: u8 × s8 → s32, exact, then the epilogue. Layout as for
     /// [`Kernels::conv_float`].
     ///
     /// # Panics
-    /// When a slice has another length than the geometry says; the engine has checked shapes before.
+    /// As for [`Kernels::conv_float`].
     pub fn conv_integer(
         self,
         packed: &PackedInteger,
@@ -400,104 +63,433 @@ impl Kernels {
         out: Output<'_>,
         parallel: bool,
     ) {
-        let geometry = &packed.geometry;
-        if geometry.is_depthwise() {
-            return depthwise::integer(self, packed, pictures, epilogue, out, parallel);
+        assert_eq!(self, packed.kernels, "weights are packed for other kernels");
+        let layer = IntegerLayer { packed, epilogue };
+        if packed.geometry.is_depthwise() {
+            return depthwise::integer(self, layer, pictures, out, parallel);
         }
-        // Products of 16-bit pairs need the input in s16; a pair that reaches past a group's last channel
-        // meets a weight of zero.
-        let channels = geometry.in_per_group().next_multiple_of(2);
-        let fill = i16::from(pictures.padding);
-        let [_, height, width] = pictures.dims;
-        let call = Call { geometry, dims: pictures.dims, channels, parallel };
-        call.run(
-            pictures.x,
-            &packed.tiled,
-            out,
-            |picture| {
-                // A pointwise call sees all its pixels as one row.
-                let pixels = picture.len() / geometry.in_channels;
-                let dims = if geometry.is_pointwise() { [1, pixels] } else { [height, width] };
-                let dims = [dims[0], dims[1], geometry.in_channels];
-                Cow::Owned(pad(picture, dims, geometry.window.pads, fill, 1, i16::from))
-            },
-            |part, out| match out {
-                Output::Float(y) => integer_to_float(self, part, &mut IntegerToFloat(y, epilogue)),
-                Output::Quantized(y) => integer_to_quantized(self, part, &mut IntegerToQuantized(y, epilogue)),
-            },
-        );
+        let bytes = packed.geometry.out_channels * packed.geometry.in_per_group() * packed.geometry.taps();
+        let dense = IntegerConv { layer, shape: Shape::new(&packed.geometry, pictures), x: pictures };
+        dense.shape.run(self, bytes, out, parallel, |part, target| integer_part(self, &dense, part, target));
     }
 }
 
-/// One convolution over a batch, cut into parts.
-struct Call<'a> {
+/// Bytes that one part should read and write, so that they stay in the L2 cache while the weights pass over them.
+const PART_BYTES: usize = 128 * 1024;
+
+/// A dense convolution over a batch. Where pixels do not see each other, all of them are one column.
+#[derive(Clone, Copy)]
+pub(super) struct Shape<'a> {
     geometry: &'a Geometry,
-    dims: [usize; 3],
-    channels: usize,
-    parallel: bool,
+    batch: usize,
+    /// Height and width of a picture, and of an output.
+    input: [usize; 2],
+    output: [usize; 2],
+    element: usize,
 }
 
-impl Call<'_> {
-    /// Runs `work` on every part. `prepare` turns a picture into what tiles read, or leaves it as it is.
-    fn run<X: Copy + Sync, T: Element>(
+/// A part of the work: output rows of a picture, and blocks of output channels counted over all groups.
+pub(super) struct Part {
+    picture: usize,
+    rows: Range<usize>,
+    blocks: Range<usize>,
+}
+
+impl<'a> Shape<'a> {
+    fn new<T>(geometry: &'a Geometry, pictures: Pictures<'_, T>) -> Shape<'a> {
+        let [mut batch, mut height, mut width] = pictures.dims;
+        assert_eq!(pictures.x.len(), batch * height * width * geometry.in_channels, "elements of the pictures");
+        if geometry.is_pointwise() {
+            (batch, height, width) = (1, batch * height * width, 1);
+        }
+        let output = geometry.window.output_size([height, width]).unwrap_or([0, 0]);
+        Shape { geometry, batch, input: [height, width], output, element: size_of::<T>() }
+    }
+
+    /// Elements of one output.
+    fn output_len(&self) -> usize {
+        self.output[0] * self.output[1] * self.geometry.out_channels
+    }
+
+    /// Runs `work` on parts that together make the whole output.
+    fn run(
         &self,
-        x: &[X],
-        weights: &[T],
+        kernels: Kernels,
+        weight_bytes: usize,
         mut out: Output<'_>,
-        prepare: impl for<'p> Fn(&'p [X]) -> Cow<'p, [T]>,
-        work: impl Fn(&Part<'_, T>, Output<'_>) + Sync,
+        parallel: bool,
+        work: impl Fn(&Part, Target) + Sync,
     ) {
-        let geometry = self.geometry;
-        let [mut batch, mut height, mut width] = self.dims;
-        if geometry.is_pointwise() && geometry.window.stride == [1, 1] {
-            // Pixels do not see each other: all pictures are one row.
-            (batch, height, width) = (1, 1, batch * height * width);
+        assert_eq!(out.len(), self.batch * self.output_len(), "elements of the output");
+        let ([rows, width], [lanes, pixels]) = (self.output, tile(kernels));
+        if out.len() == 0 {
+            return;
         }
-        let Some([out_height, out_width]) = geometry.window.output_size([height, width]) else { return };
-        let pads = geometry.window.pads;
-        let (picture, pixels) = (height * width * geometry.in_channels, out_height * out_width);
-        let row = (width + pads[1] + pads[3]) * geometry.in_channels;
-        let window = geometry.window;
-        let taps: Vec<usize> = (0..geometry.taps())
-            .map(|t| {
-                let (y, x) = (t / window.kernel[1] * window.dilation[0], t % window.kernel[1] * window.dilation[1]);
-                y * row + x * geometry.in_channels
-            })
-            .collect();
-        let per_pixel = geometry.in_channels * window.stride[0] * window.stride[1];
-        let mut part = (PART_ELEMENTS / per_pixel.max(1)).clamp(8 * PIXELS, 4096).next_multiple_of(PIXELS);
-        if self.parallel {
-            let share = pixels.div_ceil(rayon::current_num_threads());
-            part = part.min(share.next_multiple_of(PIXELS)).max(PIXELS);
+        let window = self.geometry.window;
+        let input_row = self.input[1] * self.geometry.in_channels * self.element;
+        let output_row = width * self.geometry.out_channels * out.element();
+        let row_bytes = window.stride[0] * input_row + output_row;
+        let mut part_rows = (PART_BYTES / row_bytes.max(1)).clamp(1, rows);
+        if width == 1 {
+            // Whole tiles.
+            part_rows = part_rows.next_multiple_of(pixels).max(8 * pixels).min(rows);
         }
-        let per_part = part * geometry.out_channels;
-        for n in 0..batch {
-            let source = &x[n * picture..(n + 1) * picture];
-            let prepared = prepare(source);
-            let input = Input { x: &prepared, row, pixel: geometry.in_channels };
-            let size = n * pixels * geometry.out_channels..(n + 1) * pixels * geometry.out_channels;
-            let run = |index: usize, out: Output<'_>| {
-                let first = index * part;
-                let count = part.min(pixels - first);
-                work(
-                    &Part { geometry, input, weights, channels: self.channels, taps: &taps, out_width, first, count },
-                    out,
-                );
-            };
-            match (&mut out, self.parallel) {
-                (Output::Float(y), false) => {
-                    y[size].chunks_mut(per_part).enumerate().for_each(|(i, y)| run(i, Output::Float(y)));
-                }
-                (Output::Quantized(y), false) => {
-                    y[size].chunks_mut(per_part).enumerate().for_each(|(i, y)| run(i, Output::Quantized(y)));
-                }
-                (Output::Float(y), true) => {
-                    y[size].par_chunks_mut(per_part).enumerate().for_each(|(i, y)| run(i, Output::Float(y)));
-                }
-                (Output::Quantized(y), true) => {
-                    y[size].par_chunks_mut(per_part).enumerate().for_each(|(i, y)| run(i, Output::Quantized(y)));
+        let blocks = self.geometry.groups * self.geometry.blocks(lanes);
+        let mut part_blocks = blocks;
+        if parallel {
+            let threads = rayon::current_num_threads();
+            if weight_bytes > self.input[0] * input_row && blocks >= threads {
+                // Each thread reads its own weights, rather than all of them.
+                part_blocks = blocks.div_ceil(threads);
+            } else {
+                let share = (self.batch * rows).div_ceil(threads).min(rows);
+                let shares = share.div_ceil(part_rows);
+                part_rows = share.div_ceil(shares);
+                if width == 1 {
+                    part_rows = part_rows.next_multiple_of(pixels);
                 }
             }
         }
+        let (row_parts, block_parts) = (rows.div_ceil(part_rows), blocks.div_ceil(part_blocks));
+        let part = |index: usize| {
+            let (picture, row, block) =
+                (index / block_parts / row_parts, index / block_parts % row_parts, index % block_parts);
+            Part {
+                picture,
+                rows: row * part_rows..((row + 1) * part_rows).min(rows),
+                blocks: block * part_blocks..((block + 1) * part_blocks).min(blocks),
+            }
+        };
+        let target = out.target();
+        let parts = self.batch * row_parts * block_parts;
+        if parallel && parts > 1 {
+            (0..parts).into_par_iter().with_max_len(1).for_each(|index| work(&part(index), target));
+        } else {
+            (0..parts).for_each(|index| work(&part(index), target));
+        }
+    }
+
+    /// Elements from one row of what tiles read to the next.
+    fn row(&self) -> usize {
+        let pads = self.geometry.window.pads;
+        (pads[1] + self.input[1] + pads[3]) * self.geometry.in_channels
+    }
+
+    /// Input rows that these output rows see, in rows of the padded picture.
+    fn padded_rows(&self, rows: &Range<usize>) -> Range<usize> {
+        let window = self.geometry.window;
+        let reach = window.dilation[0] * (window.kernel[0] - 1) + 1;
+        rows.start * window.stride[0]..(rows.end - 1) * window.stride[0] + reach
+    }
+
+    /// The rows of a picture that a part sees, padded, converted, and followed by `slack` more elements.
+    #[inline(always)]
+    fn copy<T: Copy, U: Copy>(
+        &self,
+        x: &[T],
+        part: &Part,
+        padding: T,
+        slack: usize,
+        convert: impl Fn(T) -> U,
+    ) -> Vec<U> {
+        let channels = self.geometry.in_channels;
+        let [top, left, _, right] = self.geometry.window.pads;
+        let [height, width] = self.input;
+        let picture = &x[part.picture * height * width * channels..][..height * width * channels];
+        let rows = self.padded_rows(&part.rows);
+        let mut copy = Vec::with_capacity(rows.len() * self.row() + slack);
+        let fill = convert(padding);
+        let first = top.clamp(rows.start, rows.end);
+        let end = (top + height).clamp(first, rows.end);
+        copy.resize((first - rows.start) * self.row(), fill);
+        let start = first.saturating_sub(top).min(height);
+        let lines = &picture[start * width * channels..][..(end - first) * width * channels];
+        if left + right == 0 {
+            copy.extend(lines.iter().map(|&v| convert(v)));
+        } else {
+            for line in lines.chunks_exact((width * channels).max(1)) {
+                copy.resize(copy.len() + left * channels, fill);
+                copy.extend(line.iter().map(|&v| convert(v)));
+                copy.resize(copy.len() + right * channels, fill);
+            }
+        }
+        copy.resize(rows.len() * self.row() + slack, fill);
+        copy
+    }
+
+    /// What a part sees, where it can be read in place.
+    #[inline(always)]
+    fn in_place<'x, T>(&self, x: &'x [T], part: &Part, slack: usize) -> Option<&'x [T]> {
+        let per_picture = self.input[0] * self.row();
+        let rows = self.padded_rows(&part.rows);
+        let start = part.picture * per_picture + rows.start * self.row();
+        let pads = self.geometry.window.pads;
+        (pads == [0; 4]).then(|| x.get(start..start + rows.len() * self.row() + slack)).flatten()
     }
 }
+
+/// A convolution for the tiles of one instruction set. Its methods ask of their caller what those of [`Simd`] do.
+trait Dense<S: Simd> {
+    type Layer: Epilogue<S>;
+    /// How tiles read an element and a weight.
+    type X: Copy;
+    type W: Copy;
+    /// Elements of one product.
+    const STEP: usize;
+
+    fn layer(&self) -> &Self::Layer;
+    fn shape(&self) -> &Shape<'_>;
+    fn packed(&self) -> &[Self::W];
+
+    /// What a part sees, and so many more elements that no product reaches beyond.
+    fn input(&self, part: &Part, slack: usize) -> Cow<'_, [Self::X]>;
+
+    /// `Σ x[pixel][run][element]·w[run][element]`, the elements of a run `steps` products long.
+    unsafe fn tile<const P: usize>(
+        pixels: [*const Self::X; P],
+        runs: &[usize],
+        steps: usize,
+        w: *const Self::W,
+    ) -> [[Sum<S, Self>; 2]; P];
+}
+
+type Sum<S, D> = <<D as Dense<S>>::Layer as Epilogue<S>>::Sum;
+
+struct FloatConv<'a> {
+    layer: FloatLayer<'a>,
+    shape: Shape<'a>,
+    x: Pictures<'a, f32>,
+}
+
+struct IntegerConv<'a> {
+    layer: IntegerLayer<'a>,
+    shape: Shape<'a>,
+    x: Pictures<'a, u8>,
+}
+
+impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
+    type Layer = FloatLayer<'a>;
+    type X = f32;
+    type W = f32;
+    const STEP: usize = 1;
+
+    #[inline(always)]
+    fn layer(&self) -> &Self::Layer {
+        &self.layer
+    }
+
+    #[inline(always)]
+    fn shape(&self) -> &Shape<'_> {
+        &self.shape
+    }
+
+    #[inline(always)]
+    fn packed(&self) -> &[f32] {
+        self.layer.packed.weights.as_slice()
+    }
+
+    #[inline(always)]
+    fn input(&self, part: &Part, slack: usize) -> Cow<'_, [f32]> {
+        match self.shape.in_place(self.x.x, part, slack) {
+            Some(x) => Cow::Borrowed(x),
+            None => Cow::Owned(self.shape.copy(self.x.x, part, self.x.padding, slack, |v| v)),
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<const P: usize>(
+        pixels: [*const f32; P],
+        runs: &[usize],
+        steps: usize,
+        mut w: *const f32,
+    ) -> [[S::F; 2]; P] {
+        // SAFETY: the caller's promise: `steps` elements at each run of each pixel, and as many times two vectors of
+        // weights a run.
+        unsafe {
+            let mut sums = [[S::splat(0.0); 2]; P];
+            for &run in runs {
+                let mut x = pixels;
+                for p in &mut x {
+                    *p = p.add(run);
+                }
+                for step in 0..steps {
+                    let weights = [S::load(w), S::load(w.add(S::WIDTH))];
+                    for p in 0..P {
+                        let v = S::splat(*x[p].add(step));
+                        sums[p] = [S::fma(v, weights[0], sums[p][0]), S::fma(v, weights[1], sums[p][1])];
+                    }
+                    w = w.add(2 * S::WIDTH);
+                }
+            }
+            settle(&sums)
+        }
+    }
+}
+
+impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
+    type Layer = IntegerLayer<'a>;
+    type X = S::Activation;
+    type W = S::Weight;
+    const STEP: usize = S::STEP;
+
+    #[inline(always)]
+    fn layer(&self) -> &Self::Layer {
+        &self.layer
+    }
+
+    #[inline(always)]
+    fn shape(&self) -> &Shape<'_> {
+        &self.shape
+    }
+
+    #[inline(always)]
+    fn packed(&self) -> &[S::Weight] {
+        S::Weight::unpacked(&self.layer.packed.weights).expect("weights are packed for these kernels")
+    }
+
+    #[inline(always)]
+    fn input(&self, part: &Part, slack: usize) -> Cow<'_, [S::Activation]> {
+        match S::Activation::stored(self.x.x).and_then(|x| self.shape.in_place(x, part, slack)) {
+            Some(x) => Cow::Borrowed(x),
+            None => Cow::Owned(self.shape.copy(self.x.x, part, self.x.padding, slack, S::Activation::of)),
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<const P: usize>(
+        pixels: [*const S::Activation; P],
+        runs: &[usize],
+        steps: usize,
+        mut w: *const S::Weight,
+    ) -> [[S::I; 2]; P] {
+        // SAFETY: as for f32, with STEP elements a step.
+        unsafe {
+            let mut sums = [[S::splat_i(0); 2]; P];
+            for &run in runs {
+                let mut x = pixels;
+                for p in &mut x {
+                    *p = p.add(run);
+                }
+                for step in 0..steps {
+                    let weights = [S::weights(w), S::weights(w.add(S::WIDTH * S::STEP))];
+                    for p in 0..P {
+                        let v = S::broadcast(x[p].add(step * S::STEP));
+                        sums[p] = [S::dot(sums[p][0], v, weights[0]), S::dot(sums[p][1], v, weights[1])];
+                    }
+                    w = w.add(2 * S::WIDTH * S::STEP);
+                }
+            }
+            settle(&sums)
+        }
+    }
+}
+
+/// A copy of a tile's sums. What follows reads them one by one; were it the same array, it would be kept in memory
+/// all along, rather than in registers.
+#[inline(always)]
+fn settle<T: Copy, const P: usize>(sums: &[[T; 2]; P]) -> [[T; 2]; P] {
+    let mut copy = [sums[0]; P];
+    for p in 0..P {
+        copy[p] = [sums[p][0], sums[p][1]];
+    }
+    copy
+}
+
+/// One part: weight blocks outside, so that a block stays in cache over the pixels.
+#[inline(always)]
+fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Target) {
+    let shape = dense.shape();
+    let geometry = shape.geometry;
+    let (window, lanes) = (geometry.window, 2 * S::WIDTH);
+    let [runs, run] = geometry.runs();
+    let steps = run.div_ceil(D::STEP);
+    let input = dense.input(part, steps * D::STEP - run);
+    let (row, channels) = (shape.row(), geometry.in_channels);
+
+    let across = if runs == window.kernel[0] { 1 } else { window.kernel[1] };
+    let offset = |r: usize| r / across * window.dilation[0] * row + r % across * window.dilation[1] * channels;
+    let runs: Vec<usize> = (0..runs).map(offset).collect();
+    let width = shape.output[1];
+    let pixels: Vec<usize> = (0..part.rows.len())
+        .flat_map(|y| (0..width).map(move |x| y * window.stride[0] * row + x * window.stride[1] * channels))
+        .collect();
+
+    let (per_group, block_len) = (geometry.blocks(lanes), runs.len() * steps * lanes * D::STEP);
+    let last_group = (geometry.groups - 1) * geometry.in_per_group();
+    let furthest = |offsets: &[usize]| offsets.iter().max().copied().unwrap_or(0);
+    let reach = furthest(&pixels) + furthest(&runs) + last_group + steps * D::STEP;
+    assert!(reach <= input.len(), "a window reaches outside its input");
+    let packed = dense.packed();
+    assert_eq!(packed.len(), geometry.groups * per_group * block_len, "packed weights");
+
+    let first = part.picture * shape.output_len() + part.rows.start * width * geometry.out_channels;
+    for block in part.blocks.clone() {
+        let (group, within) = (block / per_group, block % per_group * lanes);
+        let channel = group * geometry.out_per_group() + within;
+        let lanes = lanes.min(geometry.out_per_group() - within);
+        let weights = packed[block * block_len..].as_ptr();
+        let x = input[group * geometry.in_per_group()..].as_ptr();
+        // SAFETY: S is the instruction set that this is compiled for (see `dispatch`).
+        let of_block = unsafe { dense.layer().channels(channel, lanes) };
+        let tiles = pixels.len().div_ceil(S::PIXELS);
+        let mut done = 0;
+        for tile in 0..tiles {
+            // Tiles of nearly one size: a tile of few pixels waits for its own sums.
+            let count = pixels.len() * (tile + 1) / tiles - done;
+            macro_rules! sums {
+                ($p:literal) => {{
+                    // SAFETY: all reads were found to be inside the input and the weights above, and the parts of a
+                    // call write rows and channels of their own, inside the output.
+                    unsafe {
+                        let mut at = [x; $p];
+                        for (at, offset) in at.iter_mut().zip(&pixels[done..]) {
+                            *at = at.add(*offset);
+                        }
+                        let sums = D::tile::<$p>(at, &runs, steps, weights);
+                        for i in 0..$p {
+                            let at = first + (done + i) * geometry.out_channels + channel;
+                            dense.layer().write(&of_block, sums[i], target, at, lanes);
+                        }
+                    }
+                }};
+            }
+            match count {
+                1 => sums!(1),
+                2 => sums!(2),
+                3 => sums!(3),
+                4 => sums!(4),
+                5 if S::PIXELS >= 5 => sums!(5),
+                6 if S::PIXELS >= 6 => sums!(6),
+                7 if S::PIXELS >= 7 => sums!(7),
+                8 if S::PIXELS >= 8 => sums!(8),
+                9 if S::PIXELS >= 9 => sums!(9),
+                10 if S::PIXELS >= 10 => sums!(10),
+                11 if S::PIXELS >= 11 => sums!(11),
+                12 if S::PIXELS >= 12 => sums!(12),
+                _ => unreachable!("a tile of {count} pixels"),
+            }
+            done += count;
+        }
+    }
+}
+
+#[inline(always)]
+fn float_part_body<S: Simd>(conv: &FloatConv<'_>, part: &Part, target: Target) {
+    part_body::<S, _>(conv, part, target);
+}
+dispatch!(fn float_part(conv: &FloatConv<'_>, part: &Part, target: Target) -> () = float_part_body);
+
+#[inline(always)]
+fn integer_part_body<S: Simd>(conv: &IntegerConv<'_>, part: &Part, target: Target) {
+    part_body::<S, _>(conv, part, target);
+}
+dispatch!(fn integer_part(conv: &IntegerConv<'_>, part: &Part, target: Target) -> () = integer_part_body);
+
+#[inline(always)]
+fn tile_body<S: Simd>() -> [usize; 2] {
+    [2 * S::WIDTH, S::PIXELS]
+}
+dispatch!(
+    /// Output channels and pixels of a register tile.
+    fn tile() -> [usize; 2] = tile_body
+);

@@ -1,6 +1,6 @@
 //! Weights in the order that kernels read them.
 
-use super::LANES;
+use super::{Kernels, Simd, dispatch, simd::Weight};
 use crate::graph::Window;
 
 /// What a convolution connects; a linear layer is one with a 1×1 window over one pixel.
@@ -16,24 +16,66 @@ pub struct Geometry {
     pub window: Window,
 }
 
-/// f32 weights and biases, packed.
-#[derive(Clone, Debug, PartialEq)]
+/// f32 weights and biases, packed for one set of kernels.
+#[derive(Clone, Debug)]
 pub struct PackedFloat {
+    pub(super) kernels: Kernels,
     pub(super) geometry: Geometry,
-    pub(super) weights: Vec<f32>,
+    pub(super) weights: Lines<f32>,
     pub(super) bias: Vec<f32>,
 }
 
-/// s8 weights, packed, and their sums.
-#[derive(Clone, Debug, PartialEq)]
+/// s8 weights, packed for one set of kernels, and their sums.
+#[derive(Clone, Debug)]
 pub struct PackedInteger {
+    pub(super) kernels: Kernels,
     pub(super) geometry: Geometry,
-    /// Tiled, as s16 pairs; empty for a depthwise convolution.
-    pub(super) tiled: Vec<i16>,
-    /// `[tap][channel]`, for a depthwise convolution only.
-    pub(super) depthwise: Vec<i32>,
+    pub(super) weights: Integers,
     /// `Σ w` of each output channel: what a zero point is multiplied with.
     pub(super) sums: Vec<i32>,
+}
+
+/// Packed integers as an instruction set multiplies them.
+#[derive(Clone, Debug)]
+pub(super) enum Integers {
+    Bytes(Lines<i8>),
+    Words(Lines<i16>),
+}
+
+/// Elements that begin at a cache line, so that no vector of them lies across two.
+#[derive(Clone, Debug)]
+pub(super) struct Lines<T> {
+    lines: Vec<Line>,
+    len: usize,
+    elements: std::marker::PhantomData<T>,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Types of which every pattern of bits is a value.
+pub(super) trait Plain: Copy {}
+impl Plain for f32 {}
+impl Plain for i8 {}
+impl Plain for i16 {}
+
+impl<T: Plain> Lines<T> {
+    /// So many zeros.
+    fn zeros(len: usize) -> Lines<T> {
+        let lines = vec![Line([0; 64]); (len * size_of::<T>()).div_ceil(64)];
+        Lines { lines, len, elements: std::marker::PhantomData }
+    }
+
+    pub(super) fn as_slice(&self) -> &[T] {
+        // SAFETY: the lines are at least `len` elements long, aligned to more than T, initialized, and any bits are a T.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: as in `as_slice`.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
 }
 
 impl Geometry {
@@ -52,62 +94,134 @@ impl Geometry {
         self.groups > 1 && self.groups == self.in_channels && self.groups == self.out_channels
     }
 
-    /// Whether each output pixel reads one input pixel, and there is no padding.
+    /// Whether each output pixel reads the one input pixel at its place.
     pub fn is_pointwise(&self) -> bool {
-        self.window.kernel == [1, 1] && self.window.pads == [0; 4]
+        let window = self.window;
+        window.kernel == [1, 1] && window.stride == [1, 1] && window.pads == [0; 4]
     }
 
     pub(super) fn taps(&self) -> usize {
         self.window.kernel[0] * self.window.kernel[1]
     }
 
-    /// Blocks of [`LANES`] output channels in one group.
-    pub(super) fn blocks(&self) -> usize {
-        self.out_per_group().div_ceil(LANES)
+    /// How a dense kernel walks through the window: so many runs of adjacent elements, each so long. Without groups
+    /// or horizontal dilation the taps of a row are adjacent, and the row is one run.
+    pub(super) fn runs(&self) -> [usize; 2] {
+        let [rows, columns] = self.window.kernel;
+        if self.groups == 1 && (self.window.dilation[1] == 1 || columns == 1) {
+            [rows, columns * self.in_channels]
+        } else {
+            [rows * columns, self.in_per_group()]
+        }
     }
 
-    /// Elements of one block of packed weights, for `channels` input channels a group.
-    pub(super) fn block_len(&self, channels: usize) -> usize {
-        self.taps() * channels * LANES
+    /// Blocks of `lanes` output channels in one group.
+    pub(super) fn blocks(&self, lanes: usize) -> usize {
+        self.out_per_group().div_ceil(lanes)
     }
 
-    /// Writes `weight[o][i][tap]` (row-major) as `[group][block][tap][channel / step][lane][step]`, zero where a
-    /// block or a step is not full.
-    fn tile<T: Copy, U: Copy + Default>(&self, weight: &[T], step: usize, convert: impl Fn(T) -> U) -> Vec<U> {
+    /// The first channel of each block of `lanes` channels of a depthwise convolution. The last block is full too:
+    /// it begins earlier, and repeats channels of the one before, unless there are fewer channels than lanes.
+    pub(super) fn depthwise_blocks(&self, lanes: usize) -> impl Iterator<Item = usize> + use<> {
+        let last = self.out_channels.saturating_sub(lanes);
+        (0..self.out_channels.div_ceil(lanes)).map(move |block| (block * lanes).min(last))
+    }
+
+    /// `weight[o][i][tap]` (row-major) as `[group][block][run][element / step][lane][step]`, zero where a block or a
+    /// step is not full.
+    fn dense<T: Copy, U: Plain>(&self, weight: &[T], [lanes, step]: [usize; 2], convert: impl Fn(T) -> U) -> Lines<U> {
+        let [runs, run] = self.runs();
         let (taps, per_group) = (self.taps(), self.in_per_group());
-        let channels = per_group.next_multiple_of(step);
-        let block_len = self.block_len(channels);
-        let mut packed = vec![U::default(); self.groups * self.blocks() * block_len];
+        let taps_per_run = taps / runs;
+        let block_len = runs * run.next_multiple_of(step) * lanes;
+        let mut packed = Lines::zeros(self.groups * self.blocks(lanes) * block_len);
+        let out = packed.as_mut_slice();
         for o in 0..self.out_channels {
             let (group, within) = (o / self.out_per_group(), o % self.out_per_group());
-            let (block, lane) = (group * self.blocks() + within / LANES, within % LANES);
+            let (block, lane) = (group * self.blocks(lanes) + within / lanes, within % lanes);
             for i in 0..per_group {
                 for tap in 0..taps {
-                    let at = ((tap * channels + i / step * step) * LANES) + lane * step + i % step;
-                    packed[block * block_len + at] = convert(weight[(o * per_group + i) * taps + tap]);
+                    let element = tap % taps_per_run * per_group + i;
+                    let steps = tap / taps_per_run * run.div_ceil(step) + element / step;
+                    let at = (steps * lanes + lane) * step + element % step;
+                    out[block * block_len + at] = convert(weight[(o * per_group + i) * taps + tap]);
                 }
             }
         }
         packed
     }
 
-    /// Writes `weight[o][tap]` of a depthwise convolution as `[tap][o]`.
-    fn by_tap<T: Copy, U>(&self, weight: &[T], convert: impl Fn(T) -> U) -> Vec<U> {
+    /// `weight[o][tap]` of a depthwise convolution as `[block][tap][lane]`.
+    fn by_tap(&self, weight: &[f32], lanes: usize) -> Lines<f32> {
         let taps = self.taps();
-        (0..taps * self.out_channels)
-            .map(|at| convert(weight[at % self.out_channels * taps + at / self.out_channels]))
-            .collect()
+        let mut packed = Lines::zeros(self.out_channels.div_ceil(lanes) * taps * lanes);
+        let blocks = packed.as_mut_slice().chunks_exact_mut(taps * lanes);
+        for (out, first) in blocks.zip(self.depthwise_blocks(lanes)) {
+            for channel in first..(first + lanes).min(self.out_channels) {
+                for tap in 0..taps {
+                    out[tap * lanes + channel - first] = weight[channel * taps + tap];
+                }
+            }
+        }
+        packed
+    }
+
+    /// `weight[o][tap]` of a depthwise convolution as [`Simd::depthwise`] reads it, a block after the other.
+    fn by_product<S: Simd>(&self, weight: &[i8]) -> Lines<S::Weight>
+    where
+        S::Weight: Plain,
+    {
+        let (taps, lanes) = (self.taps(), 2 * S::WIDTH);
+        let block_len = taps.next_multiple_of(S::TAPS) * lanes;
+        let mut packed = Lines::zeros(self.out_channels.div_ceil(lanes) * block_len);
+        let blocks = packed.as_mut_slice().chunks_exact_mut(block_len);
+        for (out, first) in blocks.zip(self.depthwise_blocks(lanes)) {
+            for channel in first..(first + lanes).min(self.out_channels) {
+                for tap in 0..taps {
+                    out[depthwise_place::<S>(tap, channel - first)] = S::Weight::of(weight[channel * taps + tap]);
+                }
+            }
+        }
+        packed
     }
 }
 
+/// Where [`Simd::depthwise`] reads the weight of a tap and a channel of its block: products of [`Simd::TAPS`] taps;
+/// in each, vectors that hold 4 channels of every [`Simd::INTERLEAVED`].
+pub(super) fn depthwise_place<S: Simd>(tap: usize, channel: usize) -> usize {
+    let lanes = 2 * S::WIDTH;
+    let vectors = S::INTERLEAVED / 4;
+    let (vector, lane) = (channel % S::INTERLEAVED / 4, channel / S::INTERLEAVED * 4 + channel % 4);
+    let product = tap / S::TAPS * lanes * S::TAPS;
+    product + (vector * (lanes / vectors) + lane) * S::TAPS + tap % S::TAPS
+}
+
+#[inline(always)]
+fn pack_float_body<S: Simd>(geometry: Geometry, weight: &[f32]) -> Lines<f32> {
+    let lanes = 2 * S::WIDTH;
+    if geometry.is_depthwise() { geometry.by_tap(weight, lanes) } else { geometry.dense(weight, [lanes, 1], |w| w) }
+}
+dispatch!(fn pack_float(geometry: Geometry, weight: &[f32]) -> Lines<f32> = pack_float_body);
+
+#[inline(always)]
+fn pack_integer_body<S: Simd>(geometry: Geometry, weight: &[i8]) -> Integers {
+    S::Weight::packed(if geometry.is_depthwise() {
+        geometry.by_product::<S>(weight)
+    } else {
+        geometry.dense(weight, [2 * S::WIDTH, S::STEP], S::Weight::of)
+    })
+}
+dispatch!(fn pack_integer(geometry: Geometry, weight: &[i8]) -> Integers = pack_integer_body);
+
 impl PackedFloat {
     /// Packs `weight[out][in / groups][height][width]` (row-major) and one bias a channel, 0 when absent.
-    pub fn new(geometry: Geometry, weight: &[f32], bias: Option<&[f32]>) -> PackedFloat {
+    ///
+    /// # Panics
+    /// When the weight has another length than the geometry says.
+    pub fn new(kernels: Kernels, geometry: Geometry, weight: &[f32], bias: Option<&[f32]>) -> PackedFloat {
         assert_eq!(weight.len(), geometry.out_channels * geometry.in_per_group() * geometry.taps());
-        let weights =
-            if geometry.is_depthwise() { geometry.by_tap(weight, |w| w) } else { geometry.tile(weight, 1, |w| w) };
         let bias = bias.map_or_else(|| vec![0.0; geometry.out_channels], <[f32]>::to_vec);
-        PackedFloat { geometry, weights, bias }
+        PackedFloat { kernels, geometry, weights: pack_float(kernels, geometry, weight), bias }
     }
 
     /// What it connects.
@@ -118,16 +232,14 @@ impl PackedFloat {
 
 impl PackedInteger {
     /// Packs `weight[out][in / groups][height][width]` (row-major).
-    pub fn new(geometry: Geometry, weight: &[i8]) -> PackedInteger {
+    ///
+    /// # Panics
+    /// When the weight has another length than the geometry says.
+    pub fn new(kernels: Kernels, geometry: Geometry, weight: &[i8]) -> PackedInteger {
         let per_channel = geometry.in_per_group() * geometry.taps();
         assert_eq!(weight.len(), geometry.out_channels * per_channel);
         let sums = weight.chunks(per_channel).map(|w| w.iter().map(|&w| i32::from(w)).sum()).collect();
-        let (tiled, depthwise) = if geometry.is_depthwise() {
-            (Vec::new(), geometry.by_tap(weight, i32::from))
-        } else {
-            (geometry.tile(weight, 2, i16::from), Vec::new())
-        };
-        PackedInteger { geometry, tiled, depthwise, sums }
+        PackedInteger { kernels, geometry, weights: pack_integer(kernels, geometry, weight), sums }
     }
 
     /// What it connects.

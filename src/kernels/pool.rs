@@ -1,6 +1,6 @@
 //! Pooling on NHWC pictures, vectorized over channels.
 
-use super::{Kernels, Tile, dispatch};
+use super::{Kernels, Simd, dispatch};
 use crate::graph::Window;
 
 /// A window over pictures `[batch][height][width][channels]`.
@@ -57,43 +57,61 @@ impl Kernels {
     /// The sum under each window in f32, channel by channel, in order of rows; `divide` turns sum and number of
     /// taps into what is written.
     pub fn average_pool_float<Y>(self, x: &[f32], pool: PoolWindow, y: &mut [Y], divide: impl Fn(f32, usize) -> Y) {
-        sum_windows(x, pool, 0.0f32, |sum, x| sum + x, y, divide);
+        let mut sums = vec![0.0; y.len()];
+        let counts = sum_floats(self, x, &pool, &mut sums);
+        finish(&sums, &counts, y, divide);
     }
 
-    /// The sum of `x − zero_point` under each window, exact in s32; `finish` turns sum and number of taps into
-    /// what is written.
+    /// The sum of `x − zero_point` under each window, exact in s32; `divide` turns sum and number of taps into what is
+    /// written.
     pub fn average_pool_integer<Y>(
         self,
         x: &[u8],
         zero_point: u8,
         pool: PoolWindow,
         y: &mut [Y],
-        finish: impl Fn(i32, usize) -> Y,
+        divide: impl Fn(i32, usize) -> Y,
     ) {
-        let zero_point = i32::from(zero_point);
-        sum_windows(x, pool, 0i32, |sum, x| sum + i32::from(x) - zero_point, y, finish);
+        let mut sums = vec![0; y.len()];
+        let counts = sum_integers(self, x, &pool, i32::from(zero_point), &mut sums);
+        finish(&sums, &counts, y, divide);
     }
 }
 
-fn sum_windows<X: Copy, S: Copy, Y>(
-    x: &[X],
-    pool: PoolWindow,
-    zero: S,
-    add: impl Fn(S, X) -> S,
-    y: &mut [Y],
-    finish: impl Fn(S, usize) -> Y,
-) {
+/// What is written for each sum; all channels of a pixel have one count.
+fn finish<S: Copy, Y>(sums: &[S], counts: &[usize], y: &mut [Y], divide: impl Fn(S, usize) -> Y) {
+    let channels = y.len() / counts.len().max(1);
+    for (at, (y, &sum)) in y.iter_mut().zip(sums).enumerate() {
+        *y = divide(sum, counts[at / channels]);
+    }
+}
+
+/// The sum under each window; gives the number of taps of each.
+#[inline(always)]
+fn sum_body<X: Copy, T: Copy>(x: &[X], pool: &PoolWindow, sums: &mut [T], add: impl Fn(T, X) -> T) -> Vec<usize> {
     let channels = pool.dims[3];
-    let mut sums = vec![zero; channels];
+    let mut counts = Vec::with_capacity(sums.len() / channels.max(1));
     pool.for_each(|index, taps| {
-        sums.fill(zero);
+        let sums = &mut sums[index * channels..(index + 1) * channels];
         for &tap in taps {
             sums.iter_mut().zip(&x[tap * channels..]).for_each(|(s, &x)| *s = add(*s, x));
         }
-        let out = &mut y[index * channels..(index + 1) * channels];
-        out.iter_mut().zip(&sums).for_each(|(y, &s)| *y = finish(s, taps.len()));
+        counts.push(taps.len());
     });
+    counts
 }
+
+#[inline(always)]
+fn sum_floats_body<S: Simd>(x: &[f32], pool: &PoolWindow, sums: &mut [f32]) -> Vec<usize> {
+    sum_body(x, pool, sums, |sum, x| sum + x)
+}
+dispatch!(fn sum_floats(x: &[f32], pool: &PoolWindow, sums: &mut [f32]) -> Vec<usize> = sum_floats_body);
+
+#[inline(always)]
+fn sum_integers_body<S: Simd>(x: &[u8], pool: &PoolWindow, zero_point: i32, sums: &mut [i32]) -> Vec<usize> {
+    sum_body(x, pool, sums, |sum, x| sum + i32::from(x) - zero_point)
+}
+dispatch!(fn sum_integers(x: &[u8], pool: &PoolWindow, zero_point: i32, sums: &mut [i32]) -> Vec<usize> = sum_integers_body);
 
 #[inline(always)]
 fn max_body<X: Copy + PartialOrd>(x: &[X], pool: &PoolWindow, y: &mut [X], least: X) {
@@ -109,13 +127,13 @@ fn max_body<X: Copy + PartialOrd>(x: &[X], pool: &PoolWindow, y: &mut [X], least
 }
 
 #[inline(always)]
-fn max_float_body<K: Tile>(x: &[f32], pool: &PoolWindow, y: &mut [f32]) {
+fn max_float_body<S: Simd>(x: &[f32], pool: &PoolWindow, y: &mut [f32]) {
     max_body(x, pool, y, f32::NEG_INFINITY);
 }
-dispatch!(fn max_float(x: &[f32], pool: &PoolWindow, y: &mut [f32]) = max_float_body);
+dispatch!(fn max_float(x: &[f32], pool: &PoolWindow, y: &mut [f32]) -> () = max_float_body);
 
 #[inline(always)]
-fn max_integer_body<K: Tile>(x: &[u8], pool: &PoolWindow, y: &mut [u8]) {
+fn max_integer_body<S: Simd>(x: &[u8], pool: &PoolWindow, y: &mut [u8]) {
     max_body(x, pool, y, 0);
 }
-dispatch!(fn max_integer(x: &[u8], pool: &PoolWindow, y: &mut [u8]) = max_integer_body);
+dispatch!(fn max_integer(x: &[u8], pool: &PoolWindow, y: &mut [u8]) -> () = max_integer_body);

@@ -1,77 +1,124 @@
-//! Plain tiles for any CPU.
+//! Plain Rust for any CPU, and the reading of [`Simd`] that the vector instruction sets are compared with.
 
-use super::{LANES, Tile};
+use super::Simd;
 
-/// Tiles in portable Rust.
+const WIDTH: usize = 8;
+
+/// Vectors as arrays.
+#[derive(Clone, Copy)]
 pub(super) struct Reference;
 
-impl Tile for Reference {
-    #[inline(always)]
-    unsafe fn float<const P: usize>(
-        x: &[f32],
-        bases: &[usize; P],
-        taps: &[usize],
-        channels: usize,
-        w: &[f32],
-    ) -> [[f32; LANES]; P] {
-        let mut acc = [[0.0f32; LANES]; P];
-        for (&tap, w) in taps.iter().zip(w.chunks_exact(channels * LANES)) {
-            for (c, w) in w.chunks_exact(LANES).enumerate() {
-                for (acc, base) in acc.iter_mut().zip(bases) {
-                    let v = x[base + tap + c];
-                    acc.iter_mut().zip(w).for_each(|(a, &w)| *a = v.mul_add(w, *a));
-                }
-            }
-        }
-        acc
-    }
-
-    #[inline(always)]
-    unsafe fn integer<const P: usize>(
-        x: &[i16],
-        bases: &[usize; P],
-        taps: &[usize],
-        channels: usize,
-        w: &[i16],
-    ) -> [[i32; LANES]; P] {
-        let mut acc = [[0i32; LANES]; P];
-        for (&tap, w) in taps.iter().zip(w.chunks_exact(channels * LANES)) {
-            for (pair, w) in w.chunks_exact(2 * LANES).enumerate() {
-                for (acc, base) in acc.iter_mut().zip(bases) {
-                    let at = base + tap + 2 * pair;
-                    let (a, b) = (i32::from(x[at]), i32::from(x[at + 1]));
-                    for (acc, w) in acc.iter_mut().zip(w.chunks_exact(2)) {
-                        *acc += a * i32::from(w[0]) + b * i32::from(w[1]);
-                    }
-                }
-            }
-        }
-        acc
-    }
-
-    #[inline(always)]
-    unsafe fn steps(sums: &[i32; 8], constants: &[i32; 8], multipliers: &[f32; 8], low: f32, high: f32) -> [f32; 8] {
-        std::array::from_fn(|i| steps(sums[i], constants[i], multipliers[i], low, high))
-    }
-
-    #[inline(always)]
-    unsafe fn stored(steps: [f32; 8], zero_point: f32) -> [u8; 8] {
-        steps.map(|x| stored(x, zero_point))
-    }
+#[inline(always)]
+fn each<A: Copy, B: Copy, C>(a: [A; WIDTH], b: [B; WIDTH], f: impl Fn(A, B) -> C) -> [C; WIDTH] {
+    std::array::from_fn(|i| f(a[i], b[i]))
 }
 
-/// `rne(clamp(f32(sum + constant) · multiplier, low, high))`; the bounds are integers, so that rounding last is the
-/// same as clamping last.
-#[inline(always)]
-pub(super) fn steps(sum: i32, constant: i32, multiplier: f32, low: f32, high: f32) -> f32 {
-    let x = sum.wrapping_add(constant) as f32 * multiplier;
-    let x = if x > low { x } else { low };
-    let x = if x < high { x } else { high };
-    x.round_ties_even()
-}
+impl Simd for Reference {
+    const WIDTH: usize = WIDTH;
+    const PIXELS: usize = 4;
+    const STEP: usize = 1;
+    const TAPS: usize = 1;
+    const INTERLEAVED: usize = 4;
+    type F = [f32; WIDTH];
+    type I = [i32; WIDTH];
+    type Activation = u8;
+    type Weight = i8;
 
-/// The integer that is written for `steps` above the zero point.
-#[inline(always)]
-pub(super) fn stored(steps: f32, zero_point: f32) -> u8 {
-    (steps + zero_point) as u8
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        [x; WIDTH]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::F {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<Self::F>().read() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: Self::F) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<Self::F>().write(x) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn splat_i(x: i32) -> Self::I {
+        [x; WIDTH]
+    }
+    #[inline(always)]
+    unsafe fn load_i(from: *const i32) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<Self::I>().read() }
+    }
+    #[inline(always)]
+    unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I {
+        each(a, b, i32::wrapping_add)
+    }
+    #[inline(always)]
+    unsafe fn to_float(x: Self::I) -> Self::F {
+        x.map(|x| x as f32)
+    }
+    #[inline(always)]
+    unsafe fn round(x: Self::F) -> Self::I {
+        x.map(|x| x.round_ties_even() as i32)
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<[u8; WIDTH]>().read() }.map(i32::from)
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, x: [Self::I; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[[u8; WIDTH]; 2]>().write(x.map(|x| x.map(|x| x as u8))) }
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const u8) -> Self::I {
+        // SAFETY: the caller's promise.
+        [i32::from(unsafe { from.read() }); WIDTH]
+    }
+    #[inline(always)]
+    unsafe fn weights(from: *const i8) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<[i8; WIDTH]>().read() }.map(i32::from)
+    }
+    #[inline(always)]
+    unsafe fn dot(sum: Self::I, x: Self::I, w: Self::I) -> Self::I {
+        std::array::from_fn(|i| sum[i] + x[i] * w[i])
+    }
+    #[inline(always)]
+    unsafe fn depthwise(x: *const u8, taps: &[usize], w: *const i8) -> [Self::I; 2] {
+        let mut sums = [[0; WIDTH]; 2];
+        for (t, &tap) in taps.iter().enumerate() {
+            for (v, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise: 2·WIDTH bytes a tap, and as many weights.
+                let (x, w) =
+                    unsafe { (Self::load_bytes(x.add(tap + v * WIDTH)), Self::weights(w.add((2 * t + v) * WIDTH))) };
+                // SAFETY: nothing is asked of the CPU.
+                *sums = unsafe { Self::dot(*sums, x, w) };
+            }
+        }
+        sums
+    }
 }

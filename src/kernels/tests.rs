@@ -176,7 +176,8 @@ struct IntegerCase {
     case: Case,
     x: Vec<u8>,
     zero_point: u8,
-    packed: PackedInteger,
+    /// One for each of the kernels that run here.
+    packed: Vec<PackedInteger>,
     bias: Vec<i32>,
     epilogue: IntegerEpilogue,
     sums: Vec<i64>,
@@ -203,10 +204,11 @@ impl IntegerCase {
         let products =
             case.convolve(&x, &w, 0i64, |sum, x, w| sum + (i64::from(x) - i64::from(zero_point)) * i64::from(w));
         let sums: Vec<i64> = products.iter().enumerate().map(|(i, s)| s + i64::from(bias[i % out_channels])).collect();
-        let packed = PackedInteger::new(case.geometry, &w);
+        let packed: Vec<PackedInteger> =
+            Kernels::available().into_iter().map(|kernels| PackedInteger::new(kernels, case.geometry, &w)).collect();
         let per_channel = w.len() / out_channels;
         for (o, row) in w.chunks(per_channel).enumerate() {
-            assert_eq!(i64::from(packed.sums()[o]), row.iter().map(|&w| i64::from(w)).sum::<i64>());
+            assert_eq!(i64::from(packed[0].sums()[o]), row.iter().map(|&w| i64::from(w)).sum::<i64>());
         }
         let largest = sums.iter().map(|s| s.abs()).max().unwrap().max(1) as f32;
         // Some outputs saturate, some use a part of the range only, some are mostly ties.
@@ -220,7 +222,7 @@ impl IntegerCase {
         let (low, high) =
             random.pick(&[(grid.quant_min, grid.quant_max), (grid.zero_point, grid.quant_max), (40, 120)]);
         let epilogue =
-            IntegerEpilogue { constants: constants(&packed, &bias, zero_point), multipliers, grid, low, high };
+            IntegerEpilogue { constants: constants(&packed[0], &bias, zero_point), multipliers, grid, low, high };
         IntegerCase { case, x, zero_point, packed, bias, epilogue, sums }
     }
 
@@ -239,7 +241,7 @@ impl IntegerCase {
 
     fn run(&self, kernels: Kernels, epilogue: &IntegerEpilogue, out: Output<'_>, parallel: bool) {
         let pictures = Pictures { x: &self.x, dims: self.case.dims, padding: self.zero_point };
-        kernels.conv_integer(&self.packed, pictures, epilogue, out, parallel);
+        kernels.conv_integer(&self.packed[index(kernels)], pictures, epilogue, out, parallel);
     }
 
     fn quantized(&self, kernels: Kernels, epilogue: &IntegerEpilogue, parallel: bool) -> Vec<u8> {
@@ -261,10 +263,15 @@ impl IntegerCase {
         let mut y = vec![77; self.case.out_len()];
         for (x, y) in self.x.chunks(self.case.picture_len()).zip(y.chunks_mut(each)) {
             let pictures = Pictures { x, dims: [1, height, width], padding: self.zero_point };
-            kernels.conv_integer(&self.packed, pictures, &self.epilogue, Output::Quantized(y), false);
+            kernels.conv_integer(&self.packed[index(kernels)], pictures, &self.epilogue, Output::Quantized(y), false);
         }
         y
     }
+}
+
+/// Place of these kernels among those that run here.
+fn index(kernels: Kernels) -> usize {
+    Kernels::available().iter().position(|&k| k == kernels).unwrap()
 }
 
 /// `bias − zero_point·Σw`, one a channel.
@@ -311,7 +318,8 @@ fn float_epilogue(random: &mut Random) -> FloatEpilogue {
 struct FloatCase {
     case: Case,
     x: Vec<f32>,
-    packed: PackedFloat,
+    /// One for each of the kernels that run here.
+    packed: Vec<PackedFloat>,
     epilogue: FloatEpilogue,
     expected: Vec<f32>,
 }
@@ -327,7 +335,8 @@ impl FloatCase {
         let sums = case.convolve(&x, &w, 0.0f32, |sum, x, w| x.mul_add(w, sum));
         let bias_of = |i: usize| bias.as_ref().map_or(0.0, |b| b[i % out_channels]);
         let expected = sums.iter().enumerate().map(|(i, s)| clip(s + bias_of(i), &epilogue)).collect();
-        let packed = PackedFloat::new(case.geometry, &w, bias.as_deref());
+        let pack = |kernels| PackedFloat::new(kernels, case.geometry, &w, bias.as_deref());
+        let packed = Kernels::available().into_iter().map(pack).collect();
         FloatCase { case, x, packed, epilogue, expected }
     }
 
@@ -335,7 +344,7 @@ impl FloatCase {
         let mut y = vec![f32::NAN; self.case.out_len()];
         let out = Output::Float(&mut y);
         let pictures = Pictures { x: &self.x, dims: self.case.dims, padding: 0.0 };
-        kernels.conv_float(&self.packed, pictures, self.epilogue, out, parallel);
+        kernels.conv_float(&self.packed[index(kernels)], pictures, self.epilogue, out, parallel);
         bits(&y)
     }
 
@@ -343,7 +352,7 @@ impl FloatCase {
         let mut y = vec![77; self.case.out_len()];
         let out = Output::Quantized(&mut y);
         let pictures = Pictures { x: &self.x, dims: self.case.dims, padding: 0.0 };
-        kernels.conv_float(&self.packed, pictures, self.epilogue, out, parallel);
+        kernels.conv_float(&self.packed[index(kernels)], pictures, self.epilogue, out, parallel);
         y
     }
 
@@ -354,7 +363,7 @@ impl FloatCase {
         let mut y = vec![f32::NAN; self.case.out_len()];
         for (x, y) in self.x.chunks(self.case.picture_len()).zip(y.chunks_mut(each)) {
             let pictures = Pictures { x, dims: [1, height, width], padding: 0.0 };
-            kernels.conv_float(&self.packed, pictures, self.epilogue, Output::Float(y), false);
+            kernels.conv_float(&self.packed[index(kernels)], pictures, self.epilogue, Output::Float(y), false);
         }
         bits(&y)
     }
@@ -389,7 +398,7 @@ fn check_integer(case: Case) -> Result<(), TestCaseError> {
     let bias: Vec<i32> =
         (0..out_channels).map(|o| (i64::from(test.bias[o]) - exact[o] + i64::from(near[o])) as i32).collect();
     let shifted = IntegerEpilogue {
-        constants: constants(&test.packed, &bias, test.zero_point),
+        constants: constants(&test.packed[0], &bias, test.zero_point),
         multipliers: vec![1.0; out_channels],
         grid: Affine { scale: 1.0, zero_point: 128, quant_min: 0, quant_max: 255 },
         low: 0,
@@ -513,7 +522,6 @@ fn the_longest_reduction_does_not_overflow() {
     let in_channels = ((1 << 30) - 1) / (255 * 127);
     let geometry = Geometry { in_channels, out_channels: 3, groups: 1, window };
     let w: Vec<i8> = (0..3).flat_map(|o| vec![[127, -127, -128][o]; in_channels]).collect();
-    let packed = PackedInteger::new(geometry, &w);
     let sums = [127, -127, -128].map(|w| w * 255 * in_channels as i32);
     for shift in [-1, 0, 1] {
         let epilogue = IntegerEpilogue {
@@ -526,6 +534,7 @@ fn the_longest_reduction_does_not_overflow() {
         for kernels in Kernels::available() {
             let mut y = [0; 3];
             let x = vec![255; in_channels];
+            let packed = PackedInteger::new(kernels, geometry, &w);
             let pictures = Pictures { x: &x, dims: [1, 1, 1], padding: 0 };
             kernels.conv_integer(&packed, pictures, &epilogue, Output::Quantized(&mut y), false);
             assert_eq!(y, [(10 + shift) as u8; 3], "{}", kernels.name());

@@ -1,0 +1,154 @@
+//! AVX-512 with VNNI.
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// CPUs with AVX-512 F, BW, VL and VNNI.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512Vnni;
+
+impl Simd for Avx512Vnni {
+    const WIDTH: usize = 16;
+    const PIXELS: usize = 12;
+    const STEP: usize = 4;
+    const TAPS: usize = 4;
+    const INTERLEAVED: usize = 16;
+    type F = __m512;
+    type I = __m512i;
+    type Activation = u8;
+    type Weight = i8;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> __m512 {
+        // SAFETY: the caller's promise, here and in all below.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: __m512) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(to, x) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn div(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn splat_i(x: i32) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_i(from: *const i32) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn add_i(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn to_float(x: __m512i) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn round(x: __m512) -> __m512i {
+        // SAFETY: as above. Rust runs with MXCSR at its default, which rounds to nearest, ties to even.
+        unsafe { _mm512_cvtps_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, [a, b]: [__m512i; 2]) {
+        // SAFETY: as above.
+        unsafe {
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(a));
+            _mm_storeu_si128(to.add(16).cast(), _mm512_cvtepi32_epi8(b));
+        }
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const u8) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn weights(from: *const i8) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sum: __m512i, x: __m512i, w: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_dpbusd_epi32(sum, x, w) }
+    }
+
+    #[inline(always)]
+    unsafe fn depthwise(x: *const u8, taps: &[usize], w: *const i8) -> [__m512i; 2] {
+        // SAFETY: the caller's promise: 32 bytes a tap, and 128 weights for each four taps.
+        unsafe {
+            let mut sums = [_mm256_setzero_si256(); 4];
+            for (four, taps) in taps.chunks_exact(4).enumerate() {
+                let a = _mm256_loadu_si256(x.add(taps[0]).cast());
+                let b = _mm256_loadu_si256(x.add(taps[1]).cast());
+                let c = _mm256_loadu_si256(x.add(taps[2]).cast());
+                let d = _mm256_loadu_si256(x.add(taps[3]).cast());
+                let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+                let (ab_high, cd_high) = (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d));
+                let products = [
+                    _mm256_unpacklo_epi16(ab, cd),
+                    _mm256_unpackhi_epi16(ab, cd),
+                    _mm256_unpacklo_epi16(ab_high, cd_high),
+                    _mm256_unpackhi_epi16(ab_high, cd_high),
+                ];
+                for v in 0..4 {
+                    let w = _mm256_loadu_si256(w.add(four * 128 + v * 32).cast());
+                    sums[v] = _mm256_dpbusd_epi32(sums[v], products[v], w);
+                }
+            }
+            // Low halves hold channels 0..16 in fours, high halves 16..32.
+            let [a, b, c, d] = sums;
+            let low = _mm512_castsi256_si512(_mm256_permute2x128_si256::<0x20>(a, b));
+            let high = _mm512_castsi256_si512(_mm256_permute2x128_si256::<0x31>(a, b));
+            [
+                _mm512_inserti64x4::<1>(low, _mm256_permute2x128_si256::<0x20>(c, d)),
+                _mm512_inserti64x4::<1>(high, _mm256_permute2x128_si256::<0x31>(c, d)),
+            ]
+        }
+    }
+}
