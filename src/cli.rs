@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod bench;
 mod format;
 mod groups;
 mod inspect;
@@ -81,6 +82,7 @@ enum Command {
     Run(run::RunArgs),
     Validate(validate::ValidateArgs),
     Inspect(inspect::InspectArgs),
+    Bench(bench::BenchArgs),
     Jobs(jobs::JobsArgs),
     Trials(trials::TrialsArgs),
     Groups(groups::GroupsArgs),
@@ -118,6 +120,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Run(args) => return run::run(global, args),
         Command::Validate(args) => validate::run(global, args),
         Command::Inspect(args) => inspect::run(global, args),
+        Command::Bench(args) => bench::run(global, args),
         Command::Jobs(args) => jobs::run(global, args),
         Command::Trials(args) => trials::run(global, args),
         Command::Groups(args) => groups::run(global, args),

@@ -92,6 +92,21 @@ pub struct Plan {
     workspaces: Arc<workspace::Workspaces>,
 }
 
+/// One step of a plan, for people who read plans and their times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepFacts {
+    /// The node it belongs to; a conversion belongs to the node that asked for it.
+    pub node: NodeId,
+    /// The node's name.
+    pub name: String,
+    /// What it computes.
+    pub kind: &'static str,
+    /// How its output is stored.
+    pub output: Representation,
+    /// Multiply-accumulates for one sample.
+    pub macs: u64,
+}
+
 /// What keeps a plan from running.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -177,16 +192,16 @@ impl Plan {
         self.buffers.bytes()
     }
 
-    /// The name of each step's node and kind, with how its output is stored; for people who read plans.
-    pub fn describe(&self) -> Vec<String> {
-        let describe = |step: &Step| {
-            let stored = match self.slots[step.output.0].representation {
-                Representation::Float => "f32",
-                Representation::Quantized(_) => "u8",
-            };
-            format!("{} {} -> {stored}", self.graph.node(step.node).name, step.kind.name())
+    /// What each step is, in the order they run.
+    pub fn steps(&self) -> Vec<StepFacts> {
+        let facts = |step: &Step| StepFacts {
+            node: step.node,
+            name: self.graph.node(step.node).name.clone(),
+            kind: step.kind.name(),
+            output: self.slots[step.output.0].representation,
+            macs: if step.is_node { self.graph.macs(step.node) } else { 0 },
         };
-        self.steps.iter().map(describe).collect()
+        self.steps.iter().map(facts).collect()
     }
 }
 

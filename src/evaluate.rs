@@ -6,7 +6,7 @@ mod latency;
 use serde::{Deserialize, Serialize};
 
 pub use accuracy::{EvaluateError, Samples, evaluate, outputs};
-pub use latency::{Gate, LatencyError, Protocol, fingerprint, latency};
+pub use latency::{Gate, LatencyError, Protocol, fingerprint, latency, step_times, throughput};
 
 /// What is measured on the search split.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -14,7 +14,9 @@ use crate::{
     engine::{Engine, EngineError, GroupQuantization, Plan, carries},
     graph::{Graph, GroupId, Groups, ValueId},
     kernels::Kernels,
-    quant::{ActivationSpec, Affine, QConfig, TensorStatistics},
+    quant::{
+        ActivationSpec, Affine, MappingError, Precision, QConfig, QConfigFile, TensorParameters, TensorStatistics,
+    },
 };
 
 /// Why a sample could not be had.
@@ -66,6 +68,65 @@ pub enum CalibrationError {
     /// The work was asked to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+/// What keeps a written qconfig from being used.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Its mapping does not fit the network.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// It lists other groups than the network has.
+    #[error("group {place} is `{got}` where the model has `{expected}`")]
+    Group {
+        /// Counted from 1.
+        place: usize,
+        /// In the file.
+        got: String,
+        /// In the network.
+        expected: String,
+    },
+    /// A group's parameters contradict themselves or the network.
+    #[error("group `{group}`: {problem}")]
+    Parameters {
+        /// Its id.
+        group: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
+
+/// The network as a written qconfig says, without calibration.
+///
+/// # Errors
+/// A file that does not fit the network.
+pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, RestoreError> {
+    let groups = engine.groups();
+    let qconfigs = file.mapping.resolve(groups)?;
+    let name = |group: Option<&str>| group.unwrap_or("nothing").to_owned();
+    let mut quantization = Vec::with_capacity(groups.len());
+    for place in 0..groups.len().max(file.groups.len()) {
+        let (expected, got) = (groups.all().get(place), file.groups.get(place));
+        let (Some(group), Some(written)) = (expected, got.filter(|g| expected.is_some_and(|e| e.id == g.id))) else {
+            let (got, expected) = (name(got.map(|g| g.id.as_str())), name(expected.map(|g| g.id.as_str())));
+            return Err(RestoreError::Group { place: place + 1, got, expected });
+        };
+        let wrong = |problem| RestoreError::Parameters { group: group.id.clone(), problem };
+        if written.precision == Precision::Fp32 {
+            quantization.push(None);
+            continue;
+        }
+        let qconfig = qconfigs[place].ok_or_else(|| wrong("it is in int8, but the mapping leaves it in fp32"))?;
+        let no_grid = || wrong("a scale, zero point or range is not one of its dtype");
+        let inputs: Option<Vec<Affine>> = written.inputs.iter().map(TensorParameters::grid).collect();
+        let inputs = inputs.ok_or_else(no_grid)?;
+        let output = written.output.as_ref().and_then(TensorParameters::grid).ok_or_else(no_grid)?;
+        if inputs.len() != group.inputs.len() {
+            return Err(wrong("it has another number of inputs"));
+        }
+        quantization.push(Some(GroupQuantization { inputs, output, weight: qconfig.weight }));
+    }
+    Ok(Converted { plan: engine.plan(&quantization), quantization })
 }
 
 /// Forms the groups of a graph and marks what is to be observed.

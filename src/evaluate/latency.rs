@@ -3,8 +3,9 @@
 use std::{fs::File, io, path::PathBuf, time::Instant};
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
-use super::{Fingerprint, Latency};
+use super::{Fingerprint, Latency, Quartiles};
 use crate::{
     cancel::{Cancel, Cancelled},
     engine::{EngineError, Plan},
@@ -141,6 +142,64 @@ pub fn latency(
         tracing::warn!("a CPU quota throttled the latency run, taking it again");
     }
     Ok(None)
+}
+
+/// Medians of the time that each step of each plan takes, in ns: one list a plan, one entry a step. The plans run in
+/// turn, on the current rayon pool.
+///
+/// # Errors
+/// A plan that cannot be run.
+pub fn step_times(
+    plans: &[&Plan],
+    x: &Tensor,
+    protocol: Protocol,
+    cancel: &Cancel,
+) -> Result<Vec<Vec<f64>>, LatencyError> {
+    let _gate = Gate::latency()?;
+    let mut samples: Vec<Vec<Vec<u64>>> = plans.iter().map(|plan| vec![Vec::new(); plan.steps().len()]).collect();
+    for run in 0..protocol.warmup + protocol.runs {
+        for (plan, samples) in plans.iter().zip(&mut samples) {
+            cancel.check()?;
+            let times = plan.run_timed(x, protocol.threads > 1)?;
+            if run >= protocol.warmup {
+                samples
+                    .iter_mut()
+                    .zip(times)
+                    .for_each(|(s, t)| s.push(u64::try_from(t.as_nanos()).unwrap_or(u64::MAX)));
+            }
+        }
+    }
+    let median = |step: &Vec<u64>| Quartiles::of(step).map_or(0.0, |q| q.median);
+    Ok(samples.iter().map(|plan| plan.iter().map(median).collect()).collect())
+}
+
+/// Samples a second of each plan when samples run side by side on the current rayon pool, one thread each, as an
+/// evaluation runs them: the median of `rounds` rounds of `samples` samples, the plans in turn.
+///
+/// # Errors
+/// A plan that cannot be run.
+pub fn throughput(
+    plans: &[&Plan],
+    x: &Tensor,
+    samples: usize,
+    rounds: usize,
+    cancel: &Cancel,
+) -> Result<Vec<f64>, LatencyError> {
+    let _gate = Gate::latency()?;
+    let mut times = vec![Vec::new(); plans.len()];
+    // The first round warms up.
+    for round in 0..=rounds {
+        for (plan, times) in plans.iter().zip(&mut times) {
+            cancel.check()?;
+            let start = Instant::now();
+            (0..samples).into_par_iter().try_for_each(|_| plan.run(x, false).map(|_| ()))?;
+            if round > 0 {
+                times.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            }
+        }
+    }
+    let rate = |times: &Vec<u64>| Quartiles::of(times).map_or(0.0, |q| samples as f64 / q.median * 1e9);
+    Ok(times.iter().map(rate).collect())
 }
 
 /// What latencies taken here and now depend on.

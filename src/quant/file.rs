@@ -91,6 +91,16 @@ impl TensorParameters {
             quant_max: number(grid.quant_max),
         }
     }
+
+    /// The grid; `None` when the numbers do not belong to the dtype, or are no grid.
+    pub fn grid(&self) -> Option<Affine> {
+        let stored = |number: i32| u8::try_from(number.checked_add(self.dtype.u8_offset())?).ok();
+        let (zero_point, quant_min, quant_max) =
+            (stored(self.zero_point)?, stored(self.quant_min)?, stored(self.quant_max)?);
+        let ordered = quant_min <= zero_point && zero_point <= quant_max && quant_min < quant_max;
+        let grid = Affine { scale: self.scale, zero_point, quant_min, quant_max };
+        (ordered && self.scale.is_normal() && self.scale > 0.0).then_some(grid)
+    }
 }
 
 impl GroupParameters {
@@ -138,6 +148,9 @@ mod tests {
         let grid = Affine::from_range(-1.0, 3.0, &spec);
         let written = TensorParameters::new(&grid, spec.dtype);
         assert_eq!((written.zero_point, written.quant_min, written.quant_max), (0, -127, 127));
+        assert_eq!(written.grid(), Some(grid));
+        assert_eq!(TensorParameters { quant_max: 128, ..written }.grid(), None);
+        assert_eq!(TensorParameters { scale: f32::NAN, ..written }.grid(), None);
     }
 
     #[test]

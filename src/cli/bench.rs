@@ -1,0 +1,332 @@
+//! `qtuned bench`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+
+use super::{Global, format, print, print_json};
+use crate::{
+    cancel::Cancel,
+    engine::{Engine, Plan, input_tensor},
+    evaluate::{Fingerprint, Latency, Protocol, Quartiles, fingerprint, latency, step_times, throughput},
+    graph::{Graph, Groups, NodeId},
+    kernels::{Kernels, Peak},
+    onnx::{self, Model},
+    ptq::{self, Calibrated, Converted},
+    quant::{Preset, QConfigFile, QConfigMapping},
+    search::Key,
+};
+
+/// Measure how fast a model runs in int8 against fp32
+///
+/// Both run in turn, on the same made-up input: neither data nor a database is needed, and values do not change the
+/// speed. Without --qconfig every group is in int8.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  qtuned bench model.onnx\n  qtuned bench model.onnx --threads 2 --layers\n  \
+                        qtuned bench model.onnx --qconfig qtuned-out/mobilenet-v2/best.qconfig.yaml\n\n\
+                        One multiply-accumulate counts as two operations (OP). The peak is what one core does in a \
+                        loop that stays in registers, times the threads.")]
+pub(super) struct BenchArgs {
+    /// The model
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+
+    /// The qconfig to measure: a `*.qconfig.yaml` of a run, or a mapping as in `qconfig:` of a job
+    #[arg(long, value_name = "FILE.yaml")]
+    qconfig: Option<PathBuf>,
+
+    /// Threads of one run
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: u16,
+
+    /// Samples in one run
+    #[arg(long, default_value_t = 1, value_name = "B", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+
+    /// Runs that count, of each
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+
+    /// Runs before those, thrown away
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    warmup: u16,
+
+    /// Show each node: time, operations a second, share of the peak
+    #[arg(long)]
+    layers: bool,
+}
+
+pub(super) fn run(global: &Global, args: &BenchArgs) -> Result<()> {
+    let model = onnx::load(&args.model)?;
+    let kernels = Kernels::detect()?;
+    let protocol = Protocol {
+        batch: args.batch.into(),
+        threads: args.threads.into(),
+        warmup: args.warmup.into(),
+        runs: args.runs.into(),
+    };
+    let cancel = Cancel::default();
+    let x = noise(&model.graph, protocol.batch, 0)?;
+    let (candidate, fp32) = plans(&model, kernels, args.qconfig.as_deref())?;
+    let plans = [&fp32, &candidate];
+    let Some(taken) = latency(&candidate, &fp32, &x, kernels, protocol, &cancel)? else {
+        bail!("a CPU quota throttled every try; latencies taken under it mean nothing");
+    };
+    let one = noise(&model.graph, 1, 0)?;
+    // About a second a round.
+    let seconds = taken.fp32().map_or(0.1, |q| q.median / 1e9) / protocol.batch as f64;
+    let samples = (1.0 / seconds.max(1e-4)).clamp(8.0, 256.0) as usize;
+    let rates = throughput(&plans, &one, samples, 5, &cancel)?;
+    let layers = match args.layers {
+        false => None,
+        true => {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(protocol.threads).build()?;
+            let times = pool.install(|| step_times(&plans, &x, protocol, &cancel))?;
+            Some(join(&plans, &times, protocol.batch))
+        }
+    };
+    let report = Report::new(&model, plans, &taken, &rates, kernels, protocol, layers);
+    if global.json { print_json(&report) } else { print(&report.to_text(args)) }
+}
+
+/// The candidate and fp32, of one engine.
+fn plans(model: &Model, kernels: Kernels, qconfig: Option<&Path>) -> Result<(Plan, Plan)> {
+    let mapping = match qconfig {
+        None => QConfigMapping::preset(Preset::default()),
+        Some(path) => match read(path)? {
+            Qconfig::Mapping(mapping) => mapping,
+            Qconfig::File(file) => {
+                if file.model_sha256 != Key(model.digest).to_string() {
+                    bail!("{}: this qconfig was measured on another model", path.display());
+                }
+                let graph = Arc::new(model.graph.clone());
+                let groups = Arc::new(Groups::of(&graph));
+                let engine = Engine::new(graph, groups, kernels);
+                let restored = ptq::restore(&engine, &file).with_context(|| path.display().to_string())?;
+                return Ok((restored.plan, engine.fp32_plan()));
+            }
+        },
+    };
+    let calibrated = calibrate(&model.graph, kernels)?;
+    let groups = calibrated.engine().groups();
+    let place = qconfig.map_or_else(|| "qconfig".to_owned(), |path| path.display().to_string());
+    let Converted { plan, .. } = calibrated.convert(&mapping.resolve(groups).with_context(|| place)?);
+    Ok((plan, calibrated.engine().fp32_plan()))
+}
+
+/// What `--qconfig` can hold.
+enum Qconfig {
+    File(QConfigFile),
+    Mapping(QConfigMapping),
+}
+
+fn read(path: &Path) -> Result<Qconfig> {
+    let place = || path.display().to_string();
+    let text = fs::read_to_string(path).with_context(place)?;
+    let yaml: serde_yaml::Value = serde_yaml::from_str(&text).with_context(place)?;
+    let is_file = yaml.get("mapping").is_some() && yaml.get("groups").is_some();
+    Ok(match is_file {
+        true => Qconfig::File(serde_yaml::from_value(yaml).with_context(place)?),
+        false => Qconfig::Mapping(serde_yaml::from_value(yaml).with_context(place)?),
+    })
+}
+
+/// The network calibrated on made-up inputs, which is enough to know how fast it is.
+fn calibrate(graph: &Graph, kernels: Kernels) -> Result<Calibrated> {
+    const SAMPLES: usize = 2;
+    let load = |sample: usize| Ok(noise(graph, 1, sample as u64)?);
+    Ok(ptq::prepare(graph.clone(), kernels).calibrate(SAMPLES, &load, &Cancel::default(), &|_| ())?)
+}
+
+/// Numbers between −2 and 2, about what normalized pictures are.
+fn noise(graph: &Graph, batch: usize, seed: u64) -> Result<candle_core::Tensor, crate::engine::EngineError> {
+    let shape = &graph.value(graph.input).shape;
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let numbers = |len: usize| (0..len).map(|_| random.random_range(-2.0..2.0)).collect::<Vec<f32>>();
+    match shape[..] {
+        [c, h, w] => input_tensor({ numbers }(batch * c * h * w), batch, [h, w, c]),
+        _ => {
+            let dims: Vec<usize> = std::iter::once(batch).chain(shape.iter().copied()).collect();
+            Ok(candle_core::Tensor::from_vec({ numbers }(dims.iter().product()), dims, &candle_core::Device::Cpu)?)
+        }
+    }
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    macs: u64,
+    fingerprint: Fingerprint,
+    runs: usize,
+    fp32: Side,
+    int8: Side,
+    /// Median of fp32 over median of int8.
+    speed_up: f64,
+    peak: PeakRate,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers: Option<Vec<Layer>>,
+}
+
+/// One of the two plans.
+#[derive(Serialize)]
+struct Side {
+    /// In ns, of one run.
+    #[serde(flatten)]
+    quartiles: Quartiles,
+    /// Samples a second of an evaluation on all cores, one thread a sample.
+    evaluated_per_second: f64,
+    weight_bytes: u64,
+    activation_bytes: u64,
+    samples_ns: Vec<u64>,
+}
+
+/// Operations a second of the threads in use.
+#[derive(Clone, Copy, Serialize)]
+struct PeakRate {
+    fp32: f64,
+    int8: f64,
+}
+
+/// One node in both plans.
+#[derive(Serialize)]
+struct Layer {
+    name: String,
+    kind: &'static str,
+    /// For one run.
+    macs: u64,
+    fp32_ns: f64,
+    int8_ns: f64,
+}
+
+/// Times by node: a conversion counts for the node that asked for it.
+fn join(plans: &[&Plan; 2], times: &[Vec<f64>], batch: usize) -> Vec<Layer> {
+    let mut layers: BTreeMap<NodeId, Layer> = BTreeMap::new();
+    for (side, (plan, times)) in plans.iter().zip(times).enumerate() {
+        for (step, time) in plan.steps().into_iter().zip(times) {
+            let layer = layers.entry(step.node).or_insert_with(|| Layer {
+                name: step.name.clone(),
+                kind: step.kind,
+                macs: 0,
+                fp32_ns: 0.0,
+                int8_ns: 0.0,
+            });
+            layer.macs = layer.macs.max(step.macs * batch as u64);
+            *(if side == 0 { &mut layer.fp32_ns } else { &mut layer.int8_ns }) += time;
+        }
+    }
+    layers.into_values().collect()
+}
+
+impl Report {
+    fn new(
+        model: &Model,
+        plans: [&Plan; 2],
+        taken: &Latency,
+        rates: &[f64],
+        kernels: Kernels,
+        protocol: Protocol,
+        layers: Option<Vec<Layer>>,
+    ) -> Report {
+        let side = |index: usize, samples: &[u64]| Side {
+            quartiles: Quartiles::of(samples).unwrap_or(Quartiles { q1: 0.0, median: 0.0, q3: 0.0 }),
+            evaluated_per_second: rates[index],
+            weight_bytes: plans[index].weight_bytes(),
+            activation_bytes: plans[index].activation_bytes(),
+            samples_ns: samples.to_vec(),
+        };
+        let Peak { float, integer } = kernels.peak();
+        let rate = |macs: f64| macs * 2.0 * protocol.threads as f64;
+        let nodes = 0..model.graph.nodes.len();
+        Report {
+            model: model.graph.name.clone(),
+            macs: nodes.map(|node| model.graph.macs(NodeId(node))).sum::<u64>() * protocol.batch as u64,
+            fingerprint: fingerprint(kernels, protocol),
+            runs: protocol.runs,
+            fp32: side(0, &taken.fp32_ns),
+            int8: side(1, &taken.candidate_ns),
+            speed_up: taken.speed_up().unwrap_or(f64::NAN),
+            peak: PeakRate { fp32: rate(float), int8: rate(integer) },
+            layers,
+        }
+    }
+
+    fn to_text(&self, args: &BenchArgs) -> String {
+        let Fingerprint { cpu, kernel, threads, batch, .. } = &self.fingerprint;
+        let row = |name: &str, side: &Side, peak: f64| {
+            let Quartiles { q1, median, q3 } = side.quartiles;
+            let rate = rate(self.macs, median);
+            vec![
+                name.to_owned(),
+                format::milliseconds(median),
+                format!("{:.3}..{:.3}", q1 / 1e6, q3 / 1e6),
+                format!("{rate:.1}"),
+                share(rate * 1e9, peak),
+                format!("{:.1}", side.evaluated_per_second),
+                format::bytes(side.weight_bytes),
+            ]
+        };
+        let headings = ["", ">median", ">q1..q3 ms", ">GOP/s", ">of peak", ">samples/s, all cores", ">weights"];
+        let candidate = if args.qconfig.is_some() { "qconfig" } else { "int8" };
+        let rows = [row("fp32", &self.fp32, self.peak.fp32), row(candidate, &self.int8, self.peak.int8)];
+        let mut text = format!(
+            "{}: {} MACs a run; {kernel} on {cpu}, {}, batch {batch}, {} each, in turn\n\n{}\n{candidate} is {:.2} \
+             times as fast as fp32; the peak of {} is {:.0} GOP/s in fp32, {:.0} in int8\n",
+            args.model.display(),
+            format::count(self.macs),
+            format::plural(*threads, "thread"),
+            format::plural(self.runs, "run"),
+            format::table(&headings, rows),
+            self.speed_up,
+            format::plural(*threads, "thread"),
+            self.peak.fp32 / 1e9,
+            self.peak.int8 / 1e9,
+        );
+        if let Some(layers) = &self.layers {
+            text += &format!("\n{}", self.layer_table(layers));
+        }
+        text
+    }
+
+    fn layer_table(&self, layers: &[Layer]) -> String {
+        let speed = |macs: u64, ns: f64, peak: f64| match macs {
+            0 => [format::NONE.to_owned(), format::NONE.to_owned()],
+            _ => [format!("{:.1}", rate(macs, ns)), share(rate(macs, ns) * 1e9, peak)],
+        };
+        let row = |name: &str, kind: &str, macs: u64, fp32_ns: f64, int8_ns: f64| {
+            let [fp32_rate, fp32_share] = speed(macs, fp32_ns, self.peak.fp32);
+            let [int8_rate, int8_share] = speed(macs, int8_ns, self.peak.int8);
+            let (name, kind, macs) = (name.to_owned(), kind.to_owned(), format::count(macs));
+            let (fp32, int8) = (format!("{:.1}", fp32_ns / 1e3), format!("{:.1}", int8_ns / 1e3));
+            vec![name, kind, macs, fp32, fp32_rate, fp32_share, int8, int8_rate, int8_share]
+        };
+        let mut rows: Vec<_> =
+            layers.iter().map(|l| row(&l.name, family(l.kind), l.macs, l.fp32_ns, l.int8_ns)).collect();
+        let sum = |of: fn(&Layer) -> f64| layers.iter().map(of).sum();
+        rows.push(row("all", "", self.macs, sum(|l| l.fp32_ns), sum(|l| l.int8_ns)));
+        let headings = ["node", "kind", ">MACs", ">fp32 µs", ">GOP/s", ">of peak", ">int8 µs", ">GOP/s", ">of peak"];
+        format::table(&headings, rows)
+    }
+}
+
+/// 10⁹ operations a second; a multiply-accumulate is two.
+fn rate(macs: u64, ns: f64) -> f64 {
+    2.0 * macs as f64 / ns.max(1.0)
+}
+
+fn share(rate: f64, peak: f64) -> String {
+    format!("{:.0} %", rate / peak.max(1.0) * 100.0)
+}
+
+/// A kind without its type, which differs between the two plans.
+fn family(kind: &str) -> &str {
+    kind.trim_end_matches(" f32").trim_end_matches(" u8").trim_end_matches(" u8s8")
+}
