@@ -72,7 +72,7 @@ impl Kind {
             (Kind::Reshape(shape), _) => {
                 let dims: Vec<usize> = std::iter::once(first.dim(0)?).chain(shape.iter().copied()).collect();
                 // A copy, since the buffer below it is written again.
-                stored(&logical(first)?.copy()?.reshape(dims)?)
+                stored(&logical(first)?.force_contiguous()?.reshape(dims)?)
             }
             (Kind::Softmax { axis }, _) => stored(&candle_nn::ops::softmax(&logical(first)?.contiguous()?, axis + 1)?),
             (_, Some(to)) => {

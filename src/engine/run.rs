@@ -39,7 +39,7 @@ impl Seen<'_> {
     /// # Errors
     /// A failure in candle.
     pub fn to_tensor(&self) -> Result<Tensor, EngineError> {
-        Ok(logical(&self.stored.copy()?)?)
+        Ok(logical(&self.stored.force_contiguous()?)?)
     }
 }
 
@@ -161,7 +161,7 @@ impl Plan {
             step.release.iter().for_each(|s| run.values[s.0] = None);
         }
         // A copy, since the buffers are written again.
-        let output = |&slot: &SlotId| logical(&run.value(slot)?.copy()?);
+        let output = |&slot: &SlotId| logical(&run.value(slot)?.force_contiguous()?);
         let outputs = self.outputs.iter().map(output).collect::<candle_core::Result<_>>()?;
         self.workspaces.give_back(workspace);
         Ok(outputs)

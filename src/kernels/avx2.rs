@@ -19,6 +19,7 @@ macro_rules! vectors_of_256_bits {
         const PIXELS: usize = 6;
         type F = __m256;
         type I = __m256i;
+        type TapWeights = [__m256i; 2];
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m256 {
@@ -111,6 +112,16 @@ macro_rules! vectors_of_256_bits {
             unsafe { _mm256_loadu_si256(from.cast()) }
         }
         #[inline(always)]
+        unsafe fn depthwise_weights(from: *const Self::Weight) -> [__m256i; 2] {
+            // SAFETY: as above.
+            unsafe { [Self::weights(from), Self::weights(from.add(8 * Self::STEP))] }
+        }
+        #[inline(always)]
+        unsafe fn depthwise_in_order([low, high]: [__m256i; 2]) -> [__m256i; 2] {
+            // SAFETY: as above. Words interleave within halves.
+            unsafe { [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)] }
+        }
+        #[inline(always)]
         unsafe fn broadcast(from: *const Self::Activation) -> __m256i {
             // SAFETY: as above: both kinds of activations come in steps of 32 bits.
             unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
@@ -133,17 +144,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn depthwise(x: *const u8, taps: &[usize], w: *const i16) -> [__m256i; 2] {
-        // SAFETY: the caller's promise: 16 bytes a tap, and 32 weights for each two taps.
+    unsafe fn depthwise(sums: [__m256i; 2], x: *const u8, taps: &[usize], w: &[__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: the caller's promise: 16 bytes a tap.
         unsafe {
-            let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-            for (pair, taps) in taps.chunks_exact(2).enumerate() {
-                let a = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[0]).cast()));
-                let b = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[1]).cast()));
-                low = Self::dot(low, _mm256_unpacklo_epi16(a, b), Self::weights(w.add(pair * 32)));
-                high = Self::dot(high, _mm256_unpackhi_epi16(a, b), Self::weights(w.add(pair * 32 + 16)));
-            }
-            [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)]
+            let a = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[0]).cast()));
+            let b = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[1]).cast()));
+            let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+            [Self::dot(sums[0], low, w[0]), Self::dot(sums[1], high, w[1])]
         }
     }
 }
@@ -163,22 +170,18 @@ impl Simd for AvxVnni {
     }
 
     #[inline(always)]
-    unsafe fn depthwise(x: *const u8, taps: &[usize], w: *const i8) -> [__m256i; 2] {
-        // SAFETY: the caller's promise: 16 bytes a tap, and 64 weights for each four taps.
+    unsafe fn depthwise(sums: [__m256i; 2], x: *const u8, taps: &[usize], w: &[__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: the caller's promise: 16 bytes a tap.
         unsafe {
-            let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-            for (four, taps) in taps.chunks_exact(4).enumerate() {
-                // Each byte in 16 bits, so that two of them interleave like the 16-bit words of AVX2.
-                let a = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[0]).cast()));
-                let b = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[1]).cast()));
-                let c = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[2]).cast()));
-                let d = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[3]).cast()));
-                let ab = _mm256_or_si256(a, _mm256_slli_epi16::<8>(b));
-                let cd = _mm256_or_si256(c, _mm256_slli_epi16::<8>(d));
-                low = Self::dot(low, _mm256_unpacklo_epi16(ab, cd), Self::weights(w.add(four * 64)));
-                high = Self::dot(high, _mm256_unpackhi_epi16(ab, cd), Self::weights(w.add(four * 64 + 32)));
-            }
-            [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)]
+            // Each byte in 16 bits, so that two of them interleave like the 16-bit words of AVX2.
+            let a = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[0]).cast()));
+            let b = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[1]).cast()));
+            let c = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[2]).cast()));
+            let d = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[3]).cast()));
+            let ab = _mm256_or_si256(a, _mm256_slli_epi16::<8>(b));
+            let cd = _mm256_or_si256(c, _mm256_slli_epi16::<8>(d));
+            let (low, high) = (_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd));
+            [Self::dot(sums[0], low, w[0]), Self::dot(sums[1], high, w[1])]
         }
     }
 }

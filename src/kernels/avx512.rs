@@ -13,11 +13,12 @@ impl Simd for Avx512Vnni {
     const PIXELS: usize = 12;
     const STEP: usize = 4;
     const TAPS: usize = 4;
-    const INTERLEAVED: usize = 16;
+    const INTERLEAVED: usize = 8;
     type F = __m512;
     type I = __m512i;
     type Activation = u8;
     type Weight = i8;
+    type TapWeights = [__m512i; 2];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -119,36 +120,32 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    unsafe fn depthwise(x: *const u8, taps: &[usize], w: *const i8) -> [__m512i; 2] {
-        // SAFETY: the caller's promise: 32 bytes a tap, and 128 weights for each four taps.
+    unsafe fn depthwise(sums: [__m512i; 2], x: *const u8, taps: &[usize], w: &[__m512i; 2]) -> [__m512i; 2] {
+        // SAFETY: the caller's promise: 32 bytes a tap.
         unsafe {
-            let mut sums = [_mm256_setzero_si256(); 4];
-            for (four, taps) in taps.chunks_exact(4).enumerate() {
-                let a = _mm256_loadu_si256(x.add(taps[0]).cast());
-                let b = _mm256_loadu_si256(x.add(taps[1]).cast());
-                let c = _mm256_loadu_si256(x.add(taps[2]).cast());
-                let d = _mm256_loadu_si256(x.add(taps[3]).cast());
-                let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
-                let (ab_high, cd_high) = (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d));
-                let products = [
-                    _mm256_unpacklo_epi16(ab, cd),
-                    _mm256_unpackhi_epi16(ab, cd),
-                    _mm256_unpacklo_epi16(ab_high, cd_high),
-                    _mm256_unpackhi_epi16(ab_high, cd_high),
-                ];
-                for v in 0..4 {
-                    let w = _mm256_loadu_si256(w.add(four * 128 + v * 32).cast());
-                    sums[v] = _mm256_dpbusd_epi32(sums[v], products[v], w);
-                }
-            }
-            // Low halves hold channels 0..16 in fours, high halves 16..32.
-            let [a, b, c, d] = sums;
-            let low = _mm512_castsi256_si512(_mm256_permute2x128_si256::<0x20>(a, b));
-            let high = _mm512_castsi256_si512(_mm256_permute2x128_si256::<0x31>(a, b));
-            [
-                _mm512_inserti64x4::<1>(low, _mm256_permute2x128_si256::<0x20>(c, d)),
-                _mm512_inserti64x4::<1>(high, _mm256_permute2x128_si256::<0x31>(c, d)),
-            ]
+            // Each byte in 16 bits, so that two of them interleave as words do.
+            let a = _mm512_cvtepu8_epi16(_mm256_loadu_si256(x.add(taps[0]).cast()));
+            let b = _mm512_cvtepu8_epi16(_mm256_loadu_si256(x.add(taps[1]).cast()));
+            let c = _mm512_cvtepu8_epi16(_mm256_loadu_si256(x.add(taps[2]).cast()));
+            let d = _mm512_cvtepu8_epi16(_mm256_loadu_si256(x.add(taps[3]).cast()));
+            let ab = _mm512_or_si512(a, _mm512_slli_epi16::<8>(b));
+            let cd = _mm512_or_si512(c, _mm512_slli_epi16::<8>(d));
+            let (low, high) = (_mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd));
+            [Self::dot(sums[0], low, w[0]), Self::dot(sums[1], high, w[1])]
+        }
+    }
+    #[inline(always)]
+    unsafe fn depthwise_weights(from: *const i8) -> [__m512i; 2] {
+        // SAFETY: as above.
+        unsafe { [Self::weights(from), Self::weights(from.add(64))] }
+    }
+    #[inline(always)]
+    unsafe fn depthwise_in_order([low, high]: [__m512i; 2]) -> [__m512i; 2] {
+        // SAFETY: as above. Words interleave within quarters.
+        unsafe {
+            let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+            let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+            [_mm512_permutex2var_epi64(low, first, high), _mm512_permutex2var_epi64(low, second, high)]
         }
     }
 }

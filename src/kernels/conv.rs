@@ -244,8 +244,9 @@ trait Dense<S: Simd> {
     /// What a part sees, and so many more elements that no product reaches beyond.
     fn input(&self, part: &Part, slack: usize) -> Cow<'_, [Self::X]>;
 
-    /// `Σ x[pixel][run][element]·w[run][element]`, the elements of a run `steps` products long.
+    /// `start + Σ x[pixel][run][element]·w[run][element]`, the elements of a run `steps` products long.
     unsafe fn tile<const P: usize>(
+        start: [Sum<S, Self>; 2],
         pixels: [*const Self::X; P],
         runs: &[usize],
         steps: usize,
@@ -298,6 +299,7 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
 
     #[inline(always)]
     unsafe fn tile<const P: usize>(
+        start: [S::F; 2],
         pixels: [*const f32; P],
         runs: &[usize],
         steps: usize,
@@ -306,11 +308,11 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
         // SAFETY: the caller's promise: `steps` elements at each run of each pixel, and as many times two vectors of
         // weights a run.
         unsafe {
-            let mut sums = [[S::splat(0.0); 2]; P];
+            let mut sums = [start; P];
             for &run in runs {
                 let mut x = pixels;
-                for p in &mut x {
-                    *p = p.add(run);
+                for p in 0..P {
+                    x[p] = x[p].add(run);
                 }
                 for step in 0..steps {
                     let weights = [S::load(w), S::load(w.add(S::WIDTH))];
@@ -357,6 +359,7 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
 
     #[inline(always)]
     unsafe fn tile<const P: usize>(
+        start: [S::I; 2],
         pixels: [*const S::Activation; P],
         runs: &[usize],
         steps: usize,
@@ -364,11 +367,11 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
     ) -> [[S::I; 2]; P] {
         // SAFETY: as for f32, with STEP elements a step.
         unsafe {
-            let mut sums = [[S::splat_i(0); 2]; P];
+            let mut sums = [start; P];
             for &run in runs {
                 let mut x = pixels;
-                for p in &mut x {
-                    *p = p.add(run);
+                for p in 0..P {
+                    x[p] = x[p].add(run);
                 }
                 for step in 0..steps {
                     let weights = [S::weights(w), S::weights(w.add(S::WIDTH * S::STEP))];
@@ -431,6 +434,8 @@ fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Target) {
         let x = input[group * geometry.in_per_group()..].as_ptr();
         // SAFETY: S is the instruction set that this is compiled for (see `dispatch`).
         let of_block = unsafe { dense.layer().channels(channel, lanes) };
+        // SAFETY: as above.
+        let start = unsafe { D::Layer::start(&of_block) };
         let tiles = pixels.len().div_ceil(S::PIXELS);
         let mut done = 0;
         for tile in 0..tiles {
@@ -441,15 +446,14 @@ fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Target) {
                     // SAFETY: all reads were found to be inside the input and the weights above, and the parts of a
                     // call write rows and channels of their own, inside the output.
                     unsafe {
+                        let offsets = pixels.as_ptr().add(done);
                         let mut at = [x; $p];
-                        for (at, offset) in at.iter_mut().zip(&pixels[done..]) {
-                            *at = at.add(*offset);
+                        for p in 0..$p {
+                            at[p] = x.add(*offsets.add(p));
                         }
-                        let sums = D::tile::<$p>(at, &runs, steps, weights);
-                        for i in 0..$p {
-                            let at = first + (done + i) * geometry.out_channels + channel;
-                            dense.layer().write(&of_block, sums[i], target, at, lanes);
-                        }
+                        let sums = D::tile::<$p>(start, at, &runs, steps, weights);
+                        let at = first + done * geometry.out_channels + channel;
+                        D::Layer::write(&of_block, &sums, target, at, geometry.out_channels, lanes);
                     }
                 }};
             }

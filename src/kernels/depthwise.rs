@@ -95,8 +95,9 @@ trait Depthwise<S: Simd>: Epilogue<S> {
     fn geometry(&self) -> &Geometry;
     fn packed(&self) -> &[Self::W];
 
-    /// The sums of two vectors of channels for `P` windows, `step` elements apart.
+    /// `start` and the sums of two vectors of channels for `P` windows, `step` elements apart.
     unsafe fn sums<const P: usize>(
+        start: [Self::Sum; 2],
         x: *const Self::X,
         step: usize,
         taps: &[usize],
@@ -120,10 +121,16 @@ impl<S: Simd> Depthwise<S> for FloatLayer<'_> {
     }
 
     #[inline(always)]
-    unsafe fn sums<const P: usize>(x: *const f32, step: usize, taps: &[usize], mut w: *const f32) -> [[S::F; 2]; P] {
+    unsafe fn sums<const P: usize>(
+        start: [S::F; 2],
+        x: *const f32,
+        step: usize,
+        taps: &[usize],
+        mut w: *const f32,
+    ) -> [[S::F; 2]; P] {
         // SAFETY: the caller's promise: two vectors at each tap of each window, and two of weights a tap.
         unsafe {
-            let mut sums = [[S::splat(0.0); 2]; P];
+            let mut sums = [start; P];
             for &tap in taps {
                 let weights = [S::load(w), S::load(w.add(S::WIDTH))];
                 for p in 0..P {
@@ -154,14 +161,29 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
     }
 
     #[inline(always)]
-    unsafe fn sums<const P: usize>(x: *const u8, step: usize, taps: &[usize], w: *const S::Weight) -> [[S::I; 2]; P] {
+    unsafe fn sums<const P: usize>(
+        start: [S::I; 2],
+        x: *const u8,
+        step: usize,
+        taps: &[usize],
+        mut w: *const S::Weight,
+    ) -> [[S::I; 2]; P] {
         // SAFETY: the caller's promise, as for f32.
         unsafe {
             let mut sums = [[S::splat_i(0); 2]; P];
-            for (p, sums) in sums.iter_mut().enumerate() {
-                *sums = S::depthwise(x.add(p * step), taps, w);
+            for taps in taps.chunks_exact(S::TAPS) {
+                let weights = S::depthwise_weights(w);
+                for p in 0..P {
+                    sums[p] = S::depthwise(sums[p], x.add(p * step), taps, &weights);
+                }
+                w = w.add(2 * S::WIDTH * S::TAPS);
             }
-            sums
+            let mut ordered = [start; P];
+            for p in 0..P {
+                let [a, b] = S::depthwise_in_order(sums[p]);
+                ordered[p] = [S::add_i(a, start[0]), S::add_i(b, start[1])];
+            }
+            ordered
         }
     }
 }
@@ -185,19 +207,19 @@ fn line_body<S: Simd, D: Depthwise<S>>(layer: &D, line: &Line<'_, D::X>, target:
         // inside the input and the weights above; and parts of a call write rows of their own, inside the output.
         unsafe {
             let of_block = layer.channels(channel, lanes);
+            let start = D::start(&of_block);
             let weights = packed.as_ptr().add(block * block_len);
             let x = line.x.as_ptr().add(line.start + channel);
+            let at = line.at + channel;
             let mut window = 0;
             while window + WINDOWS <= line.windows {
-                let sums = D::sums::<WINDOWS>(x.add(window * line.step), line.step, line.taps, weights);
-                for i in 0..WINDOWS {
-                    layer.write(&of_block, sums[i], target, line.at + (window + i) * channels + channel, lanes);
-                }
+                let sums = D::sums::<WINDOWS>(start, x.add(window * line.step), line.step, line.taps, weights);
+                D::write(&of_block, &sums, target, at + window * channels, channels, lanes);
                 window += WINDOWS;
             }
             while window < line.windows {
-                let [sums] = D::sums::<1>(x.add(window * line.step), line.step, line.taps, weights);
-                layer.write(&of_block, sums, target, line.at + window * channels + channel, lanes);
+                let sums = D::sums::<1>(start, x.add(window * line.step), line.step, line.taps, weights);
+                D::write(&of_block, &sums, target, at + window * channels, channels, lanes);
                 window += 1;
             }
         }

@@ -2,30 +2,19 @@
 
 use super::{
     FloatEpilogue, Kernels, Output, Simd, dispatch,
-    epilogue::{MAX_LANES, clamp_vector, dequantize_vector, of_tile, quantize_vector},
+    epilogue::{Grid, MAX_LANES, of_tile},
 };
 use crate::quant::Affine;
-
-/// Parameters of an addition in integers: `y = clamp(rne(((a − z_a)·s_a + (b − z_b)·s_b) / s_y) + z_y)`, what
-/// QuantizeLinear and DequantizeLinear around an ONNX `Add` compute, in f32.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct AddGrids {
-    pub a: Affine,
-    pub b: Affine,
-    pub out: Affine,
-    pub low: u8,
-    pub high: u8,
-}
 
 impl Kernels {
     /// `clamp(rne(x / scale) + zero_point)` of every element.
     pub fn quantize(self, x: &[f32], grid: Affine, y: &mut [u8]) {
-        quantize(self, &Quantize(grid), x, y);
+        quantize(self, grid, x, y);
     }
 
     /// `(x − zero_point) · scale` of every element.
     pub fn dequantize(self, x: &[u8], grid: Affine, y: &mut [f32]) {
-        dequantize(self, &Dequantize(grid), x, y);
+        dequantize(self, grid, x, y);
     }
 
     /// `clip(a + b)` of every element, quantized when the output is.
@@ -34,10 +23,8 @@ impl Kernels {
     /// When the output is quantized and the epilogue has no grid.
     pub fn add_float(self, a: &[f32], b: &[f32], epilogue: FloatEpilogue, out: Output<'_>) {
         match (out, epilogue.grid) {
-            (Output::Float(y), _) => add_float(self, &AddFloat(epilogue), a, b, y),
-            (Output::Quantized(y), Some(grid)) => {
-                add_float_quantized(self, &AddFloatQuantized(epilogue, grid), a, b, y)
-            }
+            (Output::Float(y), _) => add_float(self, epilogue, a, b, y),
+            (Output::Quantized(y), Some(grid)) => add_float_quantized(self, epilogue, grid, a, b, y),
             (Output::Quantized(_), None) => panic!("a quantized output needs a grid"),
         }
     }
@@ -53,16 +40,18 @@ impl Kernels {
         (low, high): (u8, u8),
         out: Output<'_>,
     ) {
-        let grids = AddGrids { a: a_grid, b: b_grid, out: grid, low, high };
+        // What quantizing and then clipping leaves is one range.
+        let bounds = [grid.quant_min.max(low).min(high), grid.quant_max.max(low).min(high)];
+        let grids = [a_grid, b_grid, grid];
         match out {
-            Output::Float(y) => add_integer_dequantized(self, &AddIntegerDequantized(grids), a, b, y),
-            Output::Quantized(y) => add_integer(self, &AddInteger(grids), a, b, y),
+            Output::Float(y) => add_integer_dequantized(self, grids, bounds, a, b, y),
+            Output::Quantized(y) => add_integer(self, grids, bounds, a, b, y),
         }
     }
 
     /// `min(max(x, low), high)` of every element.
     pub fn clip_float(self, x: &[f32], epilogue: FloatEpilogue, y: &mut [f32]) {
-        clip(self, &Clip(epilogue), x, y);
+        clip(self, epilogue, x, y);
     }
 
     /// `min(max(x, low), high)` of every element.
@@ -71,7 +60,8 @@ impl Kernels {
     }
 }
 
-/// What becomes of two vectors of elements. Not a closure: those are not compiled for the instruction set.
+/// What becomes of two vectors of elements. Not a closure: those are not compiled for the instruction set. Holds
+/// its parameters as vectors: what was read from memory in between stores would be read again and again.
 trait Elementwise<S: Simd> {
     type X: Copy + Default;
     type Y: Copy + Default;
@@ -103,35 +93,37 @@ fn apply_body<S: Simd, E: Elementwise<S>>(operator: &E, a: &[E::X], b: &[E::X], 
     }
 }
 
-/// `clamp(rne(x / scale) + zero_point)`.
-struct Quantize(Affine);
+/// A grid with its own bounds.
+#[inline(always)]
+fn whole<S: Simd>(grid: Affine) -> Grid<S> {
+    // SAFETY: S is what this is compiled for, here and in the bodies below (see `dispatch`).
+    unsafe { Grid::new(&grid, grid.quant_min, grid.quant_max) }
+}
 
-impl<S: Simd> Elementwise<S> for Quantize {
+/// `clamp(rne(x / scale) + zero_point)`.
+struct Quantize<S: Simd>(Grid<S>);
+
+impl<S: Simd> Elementwise<S> for Quantize<S> {
     type X = f32;
     type Y = u8;
 
     #[inline(always)]
     unsafe fn apply(&self, a: *const f32, _: *const f32, y: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe {
-            S::store_bytes(
-                y,
-                [quantize_vector::<S>(S::load(a), &self.0), quantize_vector::<S>(S::load(a.add(S::WIDTH)), &self.0)],
-            );
-        }
+        unsafe { S::store_bytes(y, [self.0.quantize(S::load(a)), self.0.quantize(S::load(a.add(S::WIDTH)))]) };
     }
 }
 
 #[inline(always)]
-fn quantize_body<S: Simd>(operator: &Quantize, x: &[f32], y: &mut [u8]) {
-    apply_body::<S, _>(operator, x, x, y);
+fn quantize_body<S: Simd>(grid: Affine, x: &[f32], y: &mut [u8]) {
+    apply_body::<S, _>(&Quantize(whole(grid)), x, x, y);
 }
-dispatch!(fn quantize(operator: &Quantize, x: &[f32], y: &mut [u8]) -> () = quantize_body);
+dispatch!(fn quantize(grid: Affine, x: &[f32], y: &mut [u8]) -> () = quantize_body);
 
 /// `(x − zero_point) · scale`.
-struct Dequantize(Affine);
+struct Dequantize<S: Simd>(Grid<S>);
 
-impl<S: Simd> Elementwise<S> for Dequantize {
+impl<S: Simd> Elementwise<S> for Dequantize<S> {
     type X = u8;
     type Y = f32;
 
@@ -139,22 +131,51 @@ impl<S: Simd> Elementwise<S> for Dequantize {
     unsafe fn apply(&self, a: *const u8, _: *const u8, y: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            S::store(y, dequantize_vector::<S>(S::load_bytes(a), &self.0));
-            S::store(y.add(S::WIDTH), dequantize_vector::<S>(S::load_bytes(a.add(S::WIDTH)), &self.0));
+            S::store(y, self.0.dequantize(S::load_bytes(a)));
+            S::store(y.add(S::WIDTH), self.0.dequantize(S::load_bytes(a.add(S::WIDTH))));
         }
     }
 }
 
 #[inline(always)]
-fn dequantize_body<S: Simd>(operator: &Dequantize, x: &[u8], y: &mut [f32]) {
-    apply_body::<S, _>(operator, x, x, y);
+fn dequantize_body<S: Simd>(grid: Affine, x: &[u8], y: &mut [f32]) {
+    apply_body::<S, _>(&Dequantize(whole(grid)), x, x, y);
 }
-dispatch!(fn dequantize(operator: &Dequantize, x: &[u8], y: &mut [f32]) -> () = dequantize_body);
+dispatch!(fn dequantize(grid: Affine, x: &[u8], y: &mut [f32]) -> () = dequantize_body);
 
 /// `min(max(x, min), max)`.
-struct Clip(FloatEpilogue);
+struct Clip<S: Simd> {
+    min: S::F,
+    max: S::F,
+}
 
-impl<S: Simd> Elementwise<S> for Clip {
+/// Its methods ask of their caller what those of [`Simd`] do.
+impl<S: Simd> Clip<S> {
+    #[inline(always)]
+    unsafe fn new(epilogue: &FloatEpilogue) -> Clip<S> {
+        // SAFETY: the caller's promise.
+        unsafe { Clip { min: S::splat(epilogue.min), max: S::splat(epilogue.max) } }
+    }
+
+    #[inline(always)]
+    unsafe fn clip(&self, x: S::F) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::min(S::max(x, self.min), self.max) }
+    }
+
+    /// `clip(a + b)` of two vectors.
+    #[inline(always)]
+    unsafe fn sums(&self, a: *const f32, b: *const f32) -> [S::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let first = S::add(S::load(a), S::load(b));
+            let second = S::add(S::load(a.add(S::WIDTH)), S::load(b.add(S::WIDTH)));
+            [self.clip(first), self.clip(second)]
+        }
+    }
+}
+
+impl<S: Simd> Elementwise<S> for Clip<S> {
     type X = f32;
     type Y = f32;
 
@@ -162,22 +183,23 @@ impl<S: Simd> Elementwise<S> for Clip {
     unsafe fn apply(&self, a: *const f32, _: *const f32, y: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            S::store(y, self.0.clip_vector::<S>(S::load(a)));
-            S::store(y.add(S::WIDTH), self.0.clip_vector::<S>(S::load(a.add(S::WIDTH))));
+            S::store(y, self.clip(S::load(a)));
+            S::store(y.add(S::WIDTH), self.clip(S::load(a.add(S::WIDTH))));
         }
     }
 }
 
 #[inline(always)]
-fn clip_body<S: Simd>(operator: &Clip, x: &[f32], y: &mut [f32]) {
-    apply_body::<S, _>(operator, x, x, y);
+fn clip_body<S: Simd>(epilogue: FloatEpilogue, x: &[f32], y: &mut [f32]) {
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&unsafe { Clip::new(&epilogue) }, x, x, y);
 }
-dispatch!(fn clip(operator: &Clip, x: &[f32], y: &mut [f32]) -> () = clip_body);
+dispatch!(fn clip(epilogue: FloatEpilogue, x: &[f32], y: &mut [f32]) -> () = clip_body);
 
 /// `clip(a + b)`.
-struct AddFloat(FloatEpilogue);
+struct AddFloat<S: Simd>(Clip<S>);
 
-impl<S: Simd> Elementwise<S> for AddFloat {
+impl<S: Simd> Elementwise<S> for AddFloat<S> {
     type X = f32;
     type Y = f32;
 
@@ -185,7 +207,7 @@ impl<S: Simd> Elementwise<S> for AddFloat {
     unsafe fn apply(&self, a: *const f32, b: *const f32, y: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            let [first, second] = sums::<S>(a, b, &self.0);
+            let [first, second] = self.0.sums(a, b);
             S::store(y, first);
             S::store(y.add(S::WIDTH), second);
         }
@@ -193,15 +215,16 @@ impl<S: Simd> Elementwise<S> for AddFloat {
 }
 
 #[inline(always)]
-fn add_float_body<S: Simd>(operator: &AddFloat, a: &[f32], b: &[f32], y: &mut [f32]) {
-    apply_body::<S, _>(operator, a, b, y);
+fn add_float_body<S: Simd>(epilogue: FloatEpilogue, a: &[f32], b: &[f32], y: &mut [f32]) {
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&AddFloat(unsafe { Clip::new(&epilogue) }), a, b, y);
 }
-dispatch!(fn add_float(operator: &AddFloat, a: &[f32], b: &[f32], y: &mut [f32]) -> () = add_float_body);
+dispatch!(fn add_float(epilogue: FloatEpilogue, a: &[f32], b: &[f32], y: &mut [f32]) -> () = add_float_body);
 
 /// `clip(a + b)`, quantized.
-struct AddFloatQuantized(FloatEpilogue, Affine);
+struct AddFloatQuantized<S: Simd>(Clip<S>, Grid<S>);
 
-impl<S: Simd> Elementwise<S> for AddFloatQuantized {
+impl<S: Simd> Elementwise<S> for AddFloatQuantized<S> {
     type X = f32;
     type Y = u8;
 
@@ -209,58 +232,72 @@ impl<S: Simd> Elementwise<S> for AddFloatQuantized {
     unsafe fn apply(&self, a: *const f32, b: *const f32, y: *mut u8) {
         // SAFETY: the caller's promise.
         unsafe {
-            let [first, second] = sums::<S>(a, b, &self.0);
-            S::store_bytes(y, [quantize_vector::<S>(first, &self.1), quantize_vector::<S>(second, &self.1)]);
+            let [first, second] = self.0.sums(a, b);
+            S::store_bytes(y, [self.1.quantize(first), self.1.quantize(second)]);
         }
     }
 }
 
 #[inline(always)]
-fn add_float_quantized_body<S: Simd>(operator: &AddFloatQuantized, a: &[f32], b: &[f32], y: &mut [u8]) {
-    apply_body::<S, _>(operator, a, b, y);
+fn add_float_quantized_body<S: Simd>(epilogue: FloatEpilogue, grid: Affine, a: &[f32], b: &[f32], y: &mut [u8]) {
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&AddFloatQuantized(unsafe { Clip::new(&epilogue) }, whole(grid)), a, b, y);
 }
-dispatch!(fn add_float_quantized(operator: &AddFloatQuantized, a: &[f32], b: &[f32], y: &mut [u8]) -> () = add_float_quantized_body);
+dispatch!(
+    fn add_float_quantized(epilogue: FloatEpilogue, grid: Affine, a: &[f32], b: &[f32], y: &mut [u8]) -> () =
+        add_float_quantized_body
+);
 
-/// `clip(a + b)` of two vectors.
-///
-/// # Safety
-/// As for [`Simd`].
-#[inline(always)]
-unsafe fn sums<S: Simd>(a: *const f32, b: *const f32, epilogue: &FloatEpilogue) -> [S::F; 2] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let first = S::add(S::load(a), S::load(b));
-        let second = S::add(S::load(a.add(S::WIDTH)), S::load(b.add(S::WIDTH)));
-        [epilogue.clip_vector::<S>(first), epilogue.clip_vector::<S>(second)]
+/// A sum of integers, as it is: `y = clamp(rne(((a − z_a)·s_a + (b − z_b)·s_b) / s_y) + z_y)` in f32.
+struct AddInteger<S: Simd> {
+    a: Grid<S>,
+    b: Grid<S>,
+    out: Grid<S>,
+}
+
+/// Its methods ask of their caller what those of [`Simd`] do.
+impl<S: Simd> AddInteger<S> {
+    #[inline(always)]
+    unsafe fn new([a, b, out]: [Affine; 3], [low, high]: [u8; 2]) -> AddInteger<S> {
+        // SAFETY: the caller's promise.
+        AddInteger { a: whole(a), b: whole(b), out: unsafe { Grid::new(&out, low, high) } }
+    }
+
+    /// Of one vector, in 0..=255.
+    #[inline(always)]
+    unsafe fn sum(&self, a: *const u8, b: *const u8) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (a, b) = (self.a.dequantize(S::load_bytes(a)), self.b.dequantize(S::load_bytes(b)));
+            self.out.quantize(S::add(a, b))
+        }
     }
 }
 
-/// A sum of integers, as it is.
-struct AddInteger(AddGrids);
-
-impl<S: Simd> Elementwise<S> for AddInteger {
+impl<S: Simd> Elementwise<S> for AddInteger<S> {
     type X = u8;
     type Y = u8;
 
     #[inline(always)]
     unsafe fn apply(&self, a: *const u8, b: *const u8, y: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe {
-            S::store_bytes(y, [self.0.sum::<S>(a, b), self.0.sum::<S>(a.add(S::WIDTH), b.add(S::WIDTH))]);
-        }
+        unsafe { S::store_bytes(y, [self.sum(a, b), self.sum(a.add(S::WIDTH), b.add(S::WIDTH))]) };
     }
 }
 
 #[inline(always)]
-fn add_integer_body<S: Simd>(operator: &AddInteger, a: &[u8], b: &[u8], y: &mut [u8]) {
-    apply_body::<S, _>(operator, a, b, y);
+fn add_integer_body<S: Simd>(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [u8]) {
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&unsafe { AddInteger::new(grids, bounds) }, a, b, y);
 }
-dispatch!(fn add_integer(operator: &AddInteger, a: &[u8], b: &[u8], y: &mut [u8]) -> () = add_integer_body);
+dispatch!(
+    fn add_integer(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [u8]) -> () = add_integer_body
+);
 
 /// A sum of integers, dequantized.
-struct AddIntegerDequantized(AddGrids);
+struct AddIntegerDequantized<S: Simd>(AddInteger<S>);
 
-impl<S: Simd> Elementwise<S> for AddIntegerDequantized {
+impl<S: Simd> Elementwise<S> for AddIntegerDequantized<S> {
     type X = u8;
     type Y = f32;
 
@@ -268,34 +305,19 @@ impl<S: Simd> Elementwise<S> for AddIntegerDequantized {
     unsafe fn apply(&self, a: *const u8, b: *const u8, y: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            S::store(y, dequantize_vector::<S>(self.0.sum::<S>(a, b), &self.0.out));
-            let second = self.0.sum::<S>(a.add(S::WIDTH), b.add(S::WIDTH));
-            S::store(y.add(S::WIDTH), dequantize_vector::<S>(second, &self.0.out));
+            let second = self.0.sum(a.add(S::WIDTH), b.add(S::WIDTH));
+            S::store(y, self.0.out.dequantize(self.0.sum(a, b)));
+            S::store(y.add(S::WIDTH), self.0.out.dequantize(second));
         }
     }
 }
 
 #[inline(always)]
-fn add_integer_dequantized_body<S: Simd>(operator: &AddIntegerDequantized, a: &[u8], b: &[u8], y: &mut [f32]) {
-    apply_body::<S, _>(operator, a, b, y);
+fn add_integer_dequantized_body<S: Simd>(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [f32]) {
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&AddIntegerDequantized(unsafe { AddInteger::new(grids, bounds) }), a, b, y);
 }
-dispatch!(fn add_integer_dequantized(operator: &AddIntegerDequantized, a: &[u8], b: &[u8], y: &mut [f32]) -> () = add_integer_dequantized_body);
-
-impl AddGrids {
-    /// The sum of a vector, in 0..=255.
-    ///
-    /// # Safety
-    /// As for [`Simd`].
-    #[inline(always)]
-    unsafe fn sum<S: Simd>(&self, a: *const u8, b: *const u8) -> S::I {
-        // What quantizing and then clipping leaves is one range.
-        let low = self.out.quant_min.max(self.low).min(self.high);
-        let high = self.out.quant_max.max(self.low).min(self.high);
-        // SAFETY: the caller's promise.
-        unsafe {
-            let a = dequantize_vector::<S>(S::load_bytes(a), &self.a);
-            let b = dequantize_vector::<S>(S::load_bytes(b), &self.b);
-            clamp_vector::<S>(S::div(S::add(a, b), S::splat(self.out.scale)), &self.out, low, high)
-        }
-    }
-}
+dispatch!(
+    fn add_integer_dequantized(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [f32]) -> () =
+        add_integer_dequantized_body
+);

@@ -83,41 +83,64 @@ pub(super) const MAX_LANES: usize = 32;
 /// An epilogue for the sums of one instruction set. Its methods ask of their caller what those of [`Simd`] do.
 pub(super) trait Epilogue<S: Simd> {
     type Sum: Copy;
-    /// What it needs to know of the channels of one tile.
+    /// All that it needs to know of the channels of one tile, as vectors: what was read from memory in between
+    /// stores would be read again and again.
     type Channels: Copy;
 
     /// Of the `lanes` channels from `channel` on.
     unsafe fn channels(&self, channel: usize, lanes: usize) -> Self::Channels;
 
+    /// What sums begin with.
+    unsafe fn start(channels: &Self::Channels) -> [Self::Sum; 2];
+
     /// Two vectors of results as f32 for an f32 output.
-    unsafe fn floats(&self, channels: &Self::Channels, sums: [Self::Sum; 2]) -> [S::F; 2];
+    unsafe fn floats(channels: &Self::Channels, sums: [Self::Sum; 2]) -> [S::F; 2];
 
     /// Two vectors of results in 0..=255 for a quantized output.
-    unsafe fn integers(&self, channels: &Self::Channels, sums: [Self::Sum; 2]) -> [S::I; 2];
+    unsafe fn integers(channels: &Self::Channels, sums: [Self::Sum; 2]) -> [S::I; 2];
 
-    /// Writes results of one pixel, its first `lanes`, from element `at` on.
+    /// Writes results of `P` pixels, the first `lanes` channels of each, from element `at` on, `stride` elements from
+    /// one pixel to the next.
     #[inline(always)]
-    unsafe fn write(&self, channels: &Self::Channels, sums: [Self::Sum; 2], target: Target, at: usize, lanes: usize) {
+    unsafe fn write<const P: usize>(
+        channels: &Self::Channels,
+        sums: &[[Self::Sum; 2]; P],
+        target: Target,
+        at: usize,
+        stride: usize,
+        lanes: usize,
+    ) {
         let full = lanes == 2 * S::WIDTH;
-        // SAFETY: the caller's promise: the target holds elements `at..at + lanes`, and nothing else uses them now.
+        // SAFETY: the caller's promise: the target holds `lanes` elements at each pixel, and nothing else uses them
+        // now. What is not full goes through an array of all lanes.
         unsafe {
             match target {
+                Target::Float(y) if full => {
+                    for p in 0..P {
+                        let [a, b] = Self::floats(channels, sums[p]);
+                        S::store(y.add(at + p * stride), a);
+                        S::store(y.add(at + p * stride + S::WIDTH), b);
+                    }
+                }
                 Target::Float(y) => {
-                    let mut rest = [0.0; MAX_LANES];
-                    let to = if full { y.add(at) } else { rest.as_mut_ptr() };
-                    let [a, b] = self.floats(channels, sums);
-                    S::store(to, a);
-                    S::store(to.add(S::WIDTH), b);
-                    if !full {
-                        y.add(at).copy_from_nonoverlapping(rest.as_ptr(), lanes);
+                    for p in 0..P {
+                        let mut all = [0.0; MAX_LANES];
+                        let [a, b] = Self::floats(channels, sums[p]);
+                        S::store(all.as_mut_ptr(), a);
+                        S::store(all.as_mut_ptr().add(S::WIDTH), b);
+                        y.add(at + p * stride).copy_from_nonoverlapping(all.as_ptr(), lanes);
+                    }
+                }
+                Target::Quantized(y) if full => {
+                    for p in 0..P {
+                        S::store_bytes(y.add(at + p * stride), Self::integers(channels, sums[p]));
                     }
                 }
                 Target::Quantized(y) => {
-                    let mut rest = [0; MAX_LANES];
-                    let to = if full { y.add(at) } else { rest.as_mut_ptr() };
-                    S::store_bytes(to, self.integers(channels, sums));
-                    if !full {
-                        y.add(at).copy_from_nonoverlapping(rest.as_ptr(), lanes);
+                    for p in 0..P {
+                        let mut all = [0; MAX_LANES];
+                        S::store_bytes(all.as_mut_ptr(), Self::integers(channels, sums[p]));
+                        y.add(at + p * stride).copy_from_nonoverlapping(all.as_ptr(), lanes);
                     }
                 }
             }
@@ -139,36 +162,57 @@ pub(super) struct FloatLayer<'a> {
     pub epilogue: FloatEpilogue,
 }
 
+/// What [`FloatLayer`] knows of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct FloatChannels<S: Simd> {
+    bias: [S::F; 2],
+    min: S::F,
+    max: S::F,
+    grid: Grid<S>,
+}
+
 impl<S: Simd> Epilogue<S> for FloatLayer<'_> {
     type Sum = S::F;
-    type Channels = [S::F; 2];
+    type Channels = FloatChannels<S>;
 
     #[inline(always)]
-    unsafe fn channels(&self, channel: usize, lanes: usize) -> [S::F; 2] {
+    unsafe fn channels(&self, channel: usize, lanes: usize) -> FloatChannels<S> {
         let bias = of_tile(&self.packed.bias, channel, lanes);
+        let FloatEpilogue { min, max, grid } = self.epilogue;
+        // Checked where the call begins: a quantized output has a grid. Another output does not look at it.
+        let grid = grid.unwrap_or(Affine { scale: 1.0, zero_point: 0, quant_min: 0, quant_max: 255 });
         // SAFETY: a tile's lanes are at most MAX_LANES.
-        unsafe { [S::load(bias.as_ptr()), S::load(bias.as_ptr().add(S::WIDTH))] }
-    }
-
-    #[inline(always)]
-    unsafe fn floats(&self, bias: &[S::F; 2], sums: [S::F; 2]) -> [S::F; 2] {
-        // SAFETY: the caller's promise.
         unsafe {
-            [
-                self.epilogue.clip_vector::<S>(S::add(sums[0], bias[0])),
-                self.epilogue.clip_vector::<S>(S::add(sums[1], bias[1])),
-            ]
+            FloatChannels {
+                bias: [S::load(bias.as_ptr()), S::load(bias.as_ptr().add(S::WIDTH))],
+                min: S::splat(min),
+                max: S::splat(max),
+                grid: Grid::new(&grid, grid.quant_min, grid.quant_max),
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn integers(&self, bias: &[S::F; 2], sums: [S::F; 2]) -> [S::I; 2] {
-        // Checked where the call begins: a quantized output has a grid.
-        let Some(grid) = &self.epilogue.grid else { unreachable!("a quantized output without a grid") };
+    unsafe fn start(_: &FloatChannels<S>) -> [S::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [S::splat(0.0); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn floats(channels: &FloatChannels<S>, sums: [S::F; 2]) -> [S::F; 2] {
+        let &FloatChannels { bias, min, max, .. } = channels;
         // SAFETY: the caller's promise.
         unsafe {
-            let [a, b] = Epilogue::<S>::floats(self, bias, sums);
-            [quantize_vector::<S>(a, grid), quantize_vector::<S>(b, grid)]
+            [S::min(S::max(S::add(sums[0], bias[0]), min), max), S::min(S::max(S::add(sums[1], bias[1]), min), max)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn integers(channels: &FloatChannels<S>, sums: [S::F; 2]) -> [S::I; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let [a, b] = <Self as Epilogue<S>>::floats(channels, sums);
+            [channels.grid.quantize(a), channels.grid.quantize(b)]
         }
     }
 }
@@ -180,50 +224,55 @@ impl FloatEpilogue {
         let x = if x > self.min { x } else { self.min };
         if x < self.max { x } else { self.max }
     }
+}
 
-    /// [`FloatEpilogue::clip`] of a vector.
-    ///
-    /// # Safety
-    /// As for [`Simd`].
+/// A grid as vectors, with the bounds of what is written.
+#[derive(Clone, Copy)]
+pub(super) struct Grid<S: Simd> {
+    scale: S::F,
+    /// Bounds in steps from the zero point.
+    low: S::F,
+    high: S::F,
+    zero_point: S::I,
+    minus_zero_point: S::I,
+}
+
+/// Its methods ask of their caller what those of [`Simd`] do.
+impl<S: Simd> Grid<S> {
     #[inline(always)]
-    pub(super) unsafe fn clip_vector<S: Simd>(&self, x: S::F) -> S::F {
+    pub(super) unsafe fn new(grid: &Affine, low: u8, high: u8) -> Grid<S> {
+        let zero_point = i32::from(grid.zero_point);
         // SAFETY: the caller's promise.
-        unsafe { S::min(S::max(x, S::splat(self.min)), S::splat(self.max)) }
+        unsafe {
+            Grid {
+                scale: S::splat(grid.scale),
+                low: S::splat((i32::from(low) - zero_point) as f32),
+                high: S::splat((i32::from(high) - zero_point) as f32),
+                zero_point: S::splat_i(zero_point),
+                minus_zero_point: S::splat_i(-zero_point),
+            }
+        }
     }
-}
 
-/// [`Affine::quantize`] of a vector.
-///
-/// # Safety
-/// As for [`Simd`].
-#[inline(always)]
-pub(super) unsafe fn quantize_vector<S: Simd>(x: S::F, grid: &Affine) -> S::I {
-    // SAFETY: the caller's promise.
-    unsafe { clamp_vector::<S>(S::div(x, S::splat(grid.scale)), grid, grid.quant_min, grid.quant_max) }
-}
+    /// [`Affine::quantize`] of a vector.
+    #[inline(always)]
+    pub(super) unsafe fn quantize(&self, x: S::F) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { self.clamp(S::div(x, self.scale)) }
+    }
 
-/// [`Affine::dequantize`] of a vector of integers in 0..=255.
-///
-/// # Safety
-/// As for [`Simd`].
-#[inline(always)]
-pub(super) unsafe fn dequantize_vector<S: Simd>(q: S::I, grid: &Affine) -> S::F {
-    // SAFETY: the caller's promise.
-    unsafe { S::mul(S::to_float(S::add_i(q, S::splat_i(-i32::from(grid.zero_point)))), S::splat(grid.scale)) }
-}
+    /// [`Affine::dequantize`] of a vector of integers in 0..=255.
+    #[inline(always)]
+    pub(super) unsafe fn dequantize(&self, q: S::I) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::mul(S::to_float(S::add_i(q, self.minus_zero_point)), self.scale) }
+    }
 
-/// `rne(clamp(x))` plus the zero point, in 0..=255, for `x` in steps of the grid.
-///
-/// # Safety
-/// As for [`Simd`].
-#[inline(always)]
-pub(super) unsafe fn clamp_vector<S: Simd>(x: S::F, grid: &Affine, low: u8, high: u8) -> S::I {
-    let zero_point = f32::from(grid.zero_point);
-    let (low, high) = (f32::from(low) - zero_point, f32::from(high) - zero_point);
-    // SAFETY: the caller's promise. The bounds are integers, so clamping before rounding is the same.
-    unsafe {
-        let x = S::min(S::max(x, S::splat(low)), S::splat(high));
-        S::add_i(S::round(x), S::splat_i(i32::from(grid.zero_point)))
+    /// `rne(clamp(x))` plus the zero point, in 0..=255, for `x` in steps of the grid.
+    #[inline(always)]
+    pub(super) unsafe fn clamp(&self, x: S::F) -> S::I {
+        // SAFETY: the caller's promise. The bounds are integers, so clamping before rounding is the same.
+        unsafe { S::add_i(S::round(S::min(S::max(x, self.low), self.high)), self.zero_point) }
     }
 }
 
@@ -233,43 +282,60 @@ pub(super) struct IntegerLayer<'a> {
     pub epilogue: &'a IntegerEpilogue,
 }
 
+/// What [`IntegerLayer`] knows of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct IntegerChannels<S: Simd> {
+    constants: [S::I; 2],
+    multipliers: [S::F; 2],
+    grid: Grid<S>,
+}
+
 impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
     type Sum = S::I;
-    type Channels = ([S::I; 2], [S::F; 2]);
+    type Channels = IntegerChannels<S>;
 
     #[inline(always)]
-    unsafe fn channels(&self, channel: usize, lanes: usize) -> Self::Channels {
+    unsafe fn channels(&self, channel: usize, lanes: usize) -> IntegerChannels<S> {
         let mut constants = of_tile(&self.epilogue.constants, channel, lanes);
         if S::Activation::SHIFT != 0 {
             let sums = of_tile(&self.packed.sums, channel, lanes);
             constants.iter_mut().zip(sums).for_each(|(c, sum)| *c = c.wrapping_add(S::Activation::SHIFT * sum));
         }
         let multipliers = of_tile(&self.epilogue.multipliers, channel, lanes);
+        let &IntegerEpilogue { grid, low, high, .. } = self.epilogue;
         // SAFETY: a tile's lanes are at most MAX_LANES.
         unsafe {
-            let constants = [S::load_i(constants.as_ptr()), S::load_i(constants.as_ptr().add(S::WIDTH))];
-            (constants, [S::load(multipliers.as_ptr()), S::load(multipliers.as_ptr().add(S::WIDTH))])
+            IntegerChannels {
+                constants: [S::load_i(constants.as_ptr()), S::load_i(constants.as_ptr().add(S::WIDTH))],
+                multipliers: [S::load(multipliers.as_ptr()), S::load(multipliers.as_ptr().add(S::WIDTH))],
+                grid: Grid::new(&grid, low, high),
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn floats(&self, channels: &Self::Channels, sums: [S::I; 2]) -> [S::F; 2] {
-        let grid = &self.epilogue.grid;
+    unsafe fn start(channels: &IntegerChannels<S>) -> [S::I; 2] {
+        channels.constants
+    }
+
+    #[inline(always)]
+    unsafe fn floats(channels: &IntegerChannels<S>, sums: [S::I; 2]) -> [S::F; 2] {
         // SAFETY: the caller's promise.
         unsafe {
-            let [a, b] = Epilogue::<S>::integers(self, channels, sums);
-            [dequantize_vector::<S>(a, grid), dequantize_vector::<S>(b, grid)]
+            let [a, b] = <Self as Epilogue<S>>::integers(channels, sums);
+            [channels.grid.dequantize(a), channels.grid.dequantize(b)]
         }
     }
 
     #[inline(always)]
-    unsafe fn integers(&self, (constants, multipliers): &Self::Channels, sums: [S::I; 2]) -> [S::I; 2] {
-        let &IntegerEpilogue { grid, low, high, .. } = self.epilogue;
+    unsafe fn integers(channels: &IntegerChannels<S>, sums: [S::I; 2]) -> [S::I; 2] {
+        let &IntegerChannels { multipliers, grid, .. } = channels;
         // SAFETY: the caller's promise.
         unsafe {
-            let a = S::mul(S::to_float(S::add_i(sums[0], constants[0])), multipliers[0]);
-            let b = S::mul(S::to_float(S::add_i(sums[1], constants[1])), multipliers[1]);
-            [clamp_vector::<S>(a, &grid, low, high), clamp_vector::<S>(b, &grid, low, high)]
+            [
+                grid.clamp(S::mul(S::to_float(sums[0]), multipliers[0])),
+                grid.clamp(S::mul(S::to_float(sums[1]), multipliers[1])),
+            ]
         }
     }
 }

@@ -23,6 +23,7 @@ impl Simd for Reference {
     type I = [i32; WIDTH];
     type Activation = u8;
     type Weight = i8;
+    type TapWeights = [Self::I; 2];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
@@ -108,17 +109,20 @@ impl Simd for Reference {
         std::array::from_fn(|i| sum[i] + x[i] * w[i])
     }
     #[inline(always)]
-    unsafe fn depthwise(x: *const u8, taps: &[usize], w: *const i8) -> [Self::I; 2] {
-        let mut sums = [[0; WIDTH]; 2];
-        for (t, &tap) in taps.iter().enumerate() {
-            for (v, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller's promise: 2·WIDTH bytes a tap, and as many weights.
-                let (x, w) =
-                    unsafe { (Self::load_bytes(x.add(tap + v * WIDTH)), Self::weights(w.add((2 * t + v) * WIDTH))) };
-                // SAFETY: nothing is asked of the CPU.
-                *sums = unsafe { Self::dot(*sums, x, w) };
-            }
+    unsafe fn depthwise(sums: [Self::I; 2], x: *const u8, taps: &[usize], w: &Self::TapWeights) -> [Self::I; 2] {
+        // SAFETY: the caller's promise: 2·WIDTH bytes at the tap. Nothing is asked of the CPU.
+        unsafe {
+            let x = x.add(taps[0]);
+            [Self::dot(sums[0], Self::load_bytes(x), w[0]), Self::dot(sums[1], Self::load_bytes(x.add(WIDTH)), w[1])]
         }
+    }
+    #[inline(always)]
+    unsafe fn depthwise_weights(from: *const i8) -> Self::TapWeights {
+        // SAFETY: the caller's promise: 2·WIDTH weights.
+        unsafe { [Self::weights(from), Self::weights(from.add(WIDTH))] }
+    }
+    #[inline(always)]
+    unsafe fn depthwise_in_order(sums: [Self::I; 2]) -> [Self::I; 2] {
         sums
     }
 }

@@ -29,6 +29,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     type Activation: Activation;
     /// How an integer convolution reads weights.
     type Weight: Weight;
+    /// The weights of one product of [`Simd::depthwise`].
+    type TapWeights: Copy;
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;
@@ -62,10 +64,15 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// `sum + Σ x·w` of each lane, exact.
     unsafe fn dot(sum: Self::I, x: Self::I, w: Self::I) -> Self::I;
 
-    /// `Σ x[tap][channel] · w[tap][channel]` for the channels of two vectors, in order. `taps` is a whole number of
-    /// [`Simd::TAPS`] offsets from `x` to as many bytes as channels; `w` is in the order of
-    /// [`depthwise_place`](super::packing::depthwise_place). Activations count as [`Activation::of`] says.
-    unsafe fn depthwise(x: *const u8, taps: &[usize], w: *const Self::Weight) -> [Self::I; 2];
+    /// `sums + Σ x[tap][channel] · w[tap][channel]` for the channels of two vectors, in an order of its own. `taps` are
+    /// [`Simd::TAPS`] offsets from `x` to as many bytes as channels; `w` are [`Simd::depthwise_weights`]. Activations
+    /// count as [`Activation::of`] says.
+    unsafe fn depthwise(sums: [Self::I; 2], x: *const u8, taps: &[usize], w: &Self::TapWeights) -> [Self::I; 2];
+    /// The weights of [`Simd::TAPS`] taps, which are in the order of
+    /// [`depthwise_place`](super::packing::depthwise_place).
+    unsafe fn depthwise_weights(from: *const Self::Weight) -> Self::TapWeights;
+    /// The sums of [`Simd::depthwise`] in the order of channels.
+    unsafe fn depthwise_in_order(sums: [Self::I; 2]) -> [Self::I; 2];
 }
 
 /// How kernels read an activation.
