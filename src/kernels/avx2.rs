@@ -144,11 +144,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn depthwise(sums: [__m256i; 2], x: *const u8, taps: &[usize], w: &[__m256i; 2]) -> [__m256i; 2] {
+    unsafe fn depthwise(sums: [__m256i; 2], taps: &[*const u8], at: usize, w: &[__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: the caller's promise: 16 bytes a tap.
         unsafe {
-            let a = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[0]).cast()));
-            let b = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[1]).cast()));
+            let a = _mm256_cvtepu8_epi16(_mm_loadu_si128(taps[0].add(at).cast()));
+            let b = _mm256_cvtepu8_epi16(_mm_loadu_si128(taps[1].add(at).cast()));
             let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
             [Self::dot(sums[0], low, w[0]), Self::dot(sums[1], high, w[1])]
         }
@@ -170,14 +170,14 @@ impl Simd for AvxVnni {
     }
 
     #[inline(always)]
-    unsafe fn depthwise(sums: [__m256i; 2], x: *const u8, taps: &[usize], w: &[__m256i; 2]) -> [__m256i; 2] {
+    unsafe fn depthwise(sums: [__m256i; 2], taps: &[*const u8], at: usize, w: &[__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: the caller's promise: 16 bytes a tap.
         unsafe {
             // Each byte in 16 bits, so that two of them interleave like the 16-bit words of AVX2.
-            let a = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[0]).cast()));
-            let b = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[1]).cast()));
-            let c = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[2]).cast()));
-            let d = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.add(taps[3]).cast()));
+            let a = _mm256_cvtepu8_epi16(_mm_loadu_si128(taps[0].add(at).cast()));
+            let b = _mm256_cvtepu8_epi16(_mm_loadu_si128(taps[1].add(at).cast()));
+            let c = _mm256_cvtepu8_epi16(_mm_loadu_si128(taps[2].add(at).cast()));
+            let d = _mm256_cvtepu8_epi16(_mm_loadu_si128(taps[3].add(at).cast()));
             let ab = _mm256_or_si256(a, _mm256_slli_epi16::<8>(b));
             let cd = _mm256_or_si256(c, _mm256_slli_epi16::<8>(d));
             let (low, high) = (_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd));

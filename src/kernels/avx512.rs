@@ -120,14 +120,14 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    unsafe fn depthwise(sums: [__m512i; 2], x: *const u8, taps: &[usize], w: &[__m512i; 2]) -> [__m512i; 2] {
+    unsafe fn depthwise(sums: [__m512i; 2], taps: &[*const u8], at: usize, w: &[__m512i; 2]) -> [__m512i; 2] {
         // SAFETY: the caller's promise: 32 bytes a tap.
         unsafe {
             // Each byte in 16 bits, so that two of them interleave as words do.
-            let a = _mm512_cvtepu8_epi16(_mm256_loadu_si256(x.add(taps[0]).cast()));
-            let b = _mm512_cvtepu8_epi16(_mm256_loadu_si256(x.add(taps[1]).cast()));
-            let c = _mm512_cvtepu8_epi16(_mm256_loadu_si256(x.add(taps[2]).cast()));
-            let d = _mm512_cvtepu8_epi16(_mm256_loadu_si256(x.add(taps[3]).cast()));
+            let a = _mm512_cvtepu8_epi16(_mm256_loadu_si256(taps[0].add(at).cast()));
+            let b = _mm512_cvtepu8_epi16(_mm256_loadu_si256(taps[1].add(at).cast()));
+            let c = _mm512_cvtepu8_epi16(_mm256_loadu_si256(taps[2].add(at).cast()));
+            let d = _mm512_cvtepu8_epi16(_mm256_loadu_si256(taps[3].add(at).cast()));
             let ab = _mm512_or_si512(a, _mm512_slli_epi16::<8>(b));
             let cd = _mm512_or_si512(c, _mm512_slli_epi16::<8>(d));
             let (low, high) = (_mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd));

@@ -1,7 +1,7 @@
-//! Depthwise convolution: memory work, over vectors of channels. Windows are read in place; a copy is made only of
-//! those that reach into the padding.
+//! Depthwise convolution: memory work, over vectors of channels. Windows are read in place: a tap outside the picture
+//! reads a row of padding instead.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use rayon::prelude::*;
 
@@ -72,14 +72,12 @@ fn run<X: Copy>(
     }
 }
 
-/// Windows side by side in one slice.
+/// Windows side by side.
 struct Line<'a, X> {
-    x: &'a [X],
-    /// Where the first window begins, and elements from one window to the next.
-    start: usize,
+    /// Where each tap of the first window is.
+    taps: &'a [*const X],
+    /// Elements from one window to the next.
     step: usize,
-    /// Offsets of a window's taps from its beginning.
-    taps: &'a [usize],
     windows: usize,
     /// The first output element.
     at: usize,
@@ -95,12 +93,13 @@ trait Depthwise<S: Simd>: Epilogue<S> {
     fn geometry(&self) -> &Geometry;
     fn packed(&self) -> &[Self::W];
 
-    /// `start` and the sums of two vectors of channels for `P` windows, `step` elements apart.
+    /// `start` and the sums of two vectors of channels for `P` windows: the first `at` elements behind the taps, each
+    /// other `step` elements behind the last.
     unsafe fn sums<const P: usize>(
         start: [Self::Sum; 2],
-        x: *const Self::X,
+        taps: &[*const Self::X],
+        at: usize,
         step: usize,
-        taps: &[usize],
         w: *const Self::W,
     ) -> [[Self::Sum; 2]; P];
 }
@@ -123,9 +122,9 @@ impl<S: Simd> Depthwise<S> for FloatLayer<'_> {
     #[inline(always)]
     unsafe fn sums<const P: usize>(
         start: [S::F; 2],
-        x: *const f32,
+        taps: &[*const f32],
+        at: usize,
         step: usize,
-        taps: &[usize],
         mut w: *const f32,
     ) -> [[S::F; 2]; P] {
         // SAFETY: the caller's promise: two vectors at each tap of each window, and two of weights a tap.
@@ -134,7 +133,7 @@ impl<S: Simd> Depthwise<S> for FloatLayer<'_> {
             for &tap in taps {
                 let weights = [S::load(w), S::load(w.add(S::WIDTH))];
                 for p in 0..P {
-                    let x = x.add(tap + p * step);
+                    let x = tap.add(at + p * step);
                     sums[p][0] = S::fma(S::load(x), weights[0], sums[p][0]);
                     sums[p][1] = S::fma(S::load(x.add(S::WIDTH)), weights[1], sums[p][1]);
                 }
@@ -163,9 +162,9 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
     #[inline(always)]
     unsafe fn sums<const P: usize>(
         start: [S::I; 2],
-        x: *const u8,
+        taps: &[*const u8],
+        at: usize,
         step: usize,
-        taps: &[usize],
         mut w: *const S::Weight,
     ) -> [[S::I; 2]; P] {
         // SAFETY: the caller's promise, as for f32.
@@ -174,7 +173,7 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
             for taps in taps.chunks_exact(S::TAPS) {
                 let weights = S::depthwise_weights(w);
                 for p in 0..P {
-                    sums[p] = S::depthwise(sums[p], x.add(p * step), taps, &weights);
+                    sums[p] = S::depthwise(sums[p], taps, at + p * step, &weights);
                 }
                 w = w.add(2 * S::WIDTH * S::TAPS);
             }
@@ -192,34 +191,33 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
 const WINDOWS: usize = 4;
 
 /// The outputs of a line of windows.
+///
+/// # Safety
+/// As for [`Simd`]: each tap of each window leads to as many elements as there are channels, and as there are lanes;
+/// the outputs are inside the target, and nothing else uses them now.
 #[inline(always)]
-fn line_body<S: Simd, D: Depthwise<S>>(layer: &D, line: &Line<'_, D::X>, target: Target) {
+unsafe fn line_body<S: Simd, D: Depthwise<S>>(layer: &D, line: &Line<'_, D::X>, target: Target) {
     let (geometry, packed, lanes) = (layer.geometry(), layer.packed(), 2 * S::WIDTH);
     let channels = geometry.in_channels;
     let block_len = line.taps.len() * lanes;
     assert_eq!(packed.len(), channels.div_ceil(lanes) * block_len, "packed weights");
-    let furthest = line.taps.iter().max().copied().unwrap_or(0);
-    let reach = line.start + (line.windows - 1) * line.step + furthest + channels.max(lanes);
-    assert!(reach <= line.x.len(), "a window reaches outside its input");
     for (block, channel) in geometry.depthwise_blocks(lanes).enumerate() {
         let lanes = lanes.min(channels);
-        // SAFETY: S is the instruction set that this is compiled for (see `dispatch`); the reads were found to be
-        // inside the input and the weights above; and parts of a call write rows of their own, inside the output.
+        // SAFETY: the caller's promise; the weights are as many as are read.
         unsafe {
             let of_block = layer.channels(channel, lanes);
             let start = D::start(&of_block);
             let weights = packed.as_ptr().add(block * block_len);
-            let x = line.x.as_ptr().add(line.start + channel);
-            let at = line.at + channel;
+            let to = line.at + channel;
             let mut window = 0;
             while window + WINDOWS <= line.windows {
-                let sums = D::sums::<WINDOWS>(start, x.add(window * line.step), line.step, line.taps, weights);
-                D::write(&of_block, &sums, target, at + window * channels, channels, lanes);
+                let sums = D::sums::<WINDOWS>(start, line.taps, window * line.step + channel, line.step, weights);
+                D::write(&of_block, &sums, target, to + window * channels, channels, lanes);
                 window += WINDOWS;
             }
             while window < line.windows {
-                let sums = D::sums::<1>(start, x.add(window * line.step), line.step, line.taps, weights);
-                D::write(&of_block, &sums, target, at + window * channels, channels, lanes);
+                let sums = D::sums::<1>(start, line.taps, window * line.step + channel, line.step, weights);
+                D::write(&of_block, &sums, target, to + window * channels, channels, lanes);
                 window += 1;
             }
         }
@@ -240,56 +238,43 @@ fn rows_body<S: Simd, D: Depthwise<S>>(layer: &D, pictures: Pictures<'_, D::X>, 
     let geometry = layer.geometry();
     let (channels, lanes, window) = (geometry.in_channels, 2 * S::WIDTH, geometry.window);
     let [_, height, width] = pictures.dims;
-    let picture = &pictures.x[rows.picture * height * width * channels..][..height * width * channels];
-    let count = geometry.taps();
-    let places =
-        |tap: usize| [tap / window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]];
-    // Where products want more taps than there are, the weights are 0 and any element does.
-    let taps = |offset: &dyn Fn(usize) -> usize| -> Vec<usize> {
-        (0..count.next_multiple_of(D::TAPS)).map(|tap| if tap < count { offset(tap) } else { offset(0) }).collect()
-    };
-    let taps_in_place = taps(&|tap| (places(tap)[0] * width + places(tap)[1]) * channels);
-    // In a copied window a pixel is wide enough for a tile.
-    let wide = channels.max(lanes);
-    let taps_of_copy = taps(&|tap| tap * wide);
-    let mut copy = vec![pictures.padding; count * wide];
-
-    let mut inner_rows = inner(&window, 0, height, rows.height);
+    let mut picture =
+        Cow::Borrowed(&pictures.x[rows.picture * height * width * channels..][..height * width * channels]);
     if channels < lanes {
-        inner_rows = 0..0;
+        // The last pixels have fewer elements behind them than a tile reads.
+        picture.to_mut().resize(height * width * channels + lanes, pictures.padding);
     }
-    let inner_columns = inner(&window, 1, width, rows.width);
+    let inner = inner(&window, 1, width, rows.width);
+    let step = window.stride[1] * channels;
+    let reach = |windows: usize| (windows - 1) * step + channels.max(lanes);
+    let outside = vec![pictures.padding; if window.pads == [0; 4] { 0 } else { reach(inner.len().max(1)) }];
+    let count = geometry.taps();
+    let mut taps = Vec::with_capacity(count + D::TAPS);
     for y in rows.rows.clone() {
-        let at = (rows.picture * rows.height + y) * rows.width * channels;
-        let inner = if inner_rows.contains(&y) { inner_columns.clone() } else { 0..0 };
-        if !inner.is_empty() {
-            let top = y * window.stride[0] - window.pads[0];
-            let left = inner.start * window.stride[1] - window.pads[1];
-            let line = Line {
-                x: picture,
-                start: (top * width + left) * channels,
-                step: window.stride[1] * channels,
-                taps: &taps_in_place,
-                windows: inner.len(),
-                at: at + inner.start * channels,
-            };
-            line_body::<S, _>(layer, &line, target);
-        }
-        for x in (0..inner.start).chain(inner.end..rows.width) {
-            for (tap, to) in copy.chunks_exact_mut(wide).enumerate() {
-                let [down, right] = places(tap);
+        let edges = (0..inner.start).chain(inner.end..rows.width).map(|x| x..x + 1);
+        for columns in std::iter::once(inner.clone()).chain(edges).filter(|columns| !columns.is_empty()) {
+            let reach = reach(columns.len());
+            taps.clear();
+            for tap in 0..count {
+                let (down, right) =
+                    (tap / window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]);
                 let row = (y * window.stride[0] + down).checked_sub(window.pads[0]).filter(|&row| row < height);
-                let column = (x * window.stride[1] + right).checked_sub(window.pads[1]).filter(|&c| c < width);
-                match (row, column) {
-                    (Some(row), Some(column)) => {
-                        let pixel = (row * width + column) * channels;
-                        to[..channels].copy_from_slice(&picture[pixel..pixel + channels]);
-                    }
-                    _ => to.fill(pictures.padding),
-                }
+                let column = columns.start * window.stride[1] + right;
+                let column = column.checked_sub(window.pads[1]).filter(|&column| column < width);
+                let from = match (row, column) {
+                    (Some(row), Some(column)) => &picture[(row * width + column) * channels..],
+                    _ => &outside,
+                };
+                assert!(reach <= from.len(), "a window reaches outside its input");
+                taps.push(from.as_ptr());
             }
-            let line = Line { x: &copy, start: 0, step: 0, taps: &taps_of_copy, windows: 1, at: at + x * channels };
-            line_body::<S, _>(layer, &line, target);
+            // Where products want more taps than there are, the weights are 0 and any element does.
+            taps.resize(count.next_multiple_of(D::TAPS), taps[0]);
+            let at = ((rows.picture * rows.height + y) * rows.width + columns.start) * channels;
+            let line = Line { taps: &taps, step, windows: columns.len(), at };
+            // SAFETY: S is the instruction set that this is compiled for (see `dispatch`); the taps were found to
+            // reach far enough; and parts of a call write rows of their own, inside the output.
+            unsafe { line_body::<S, _>(layer, &line, target) };
         }
     }
 }

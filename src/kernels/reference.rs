@@ -109,10 +109,10 @@ impl Simd for Reference {
         std::array::from_fn(|i| sum[i] + x[i] * w[i])
     }
     #[inline(always)]
-    unsafe fn depthwise(sums: [Self::I; 2], x: *const u8, taps: &[usize], w: &Self::TapWeights) -> [Self::I; 2] {
+    unsafe fn depthwise(sums: [Self::I; 2], taps: &[*const u8], at: usize, w: &Self::TapWeights) -> [Self::I; 2] {
         // SAFETY: the caller's promise: 2·WIDTH bytes at the tap. Nothing is asked of the CPU.
         unsafe {
-            let x = x.add(taps[0]);
+            let x = taps[0].add(at);
             [Self::dot(sums[0], Self::load_bytes(x), w[0]), Self::dot(sums[1], Self::load_bytes(x.add(WIDTH)), w[1])]
         }
     }

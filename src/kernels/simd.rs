@@ -65,9 +65,9 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn dot(sum: Self::I, x: Self::I, w: Self::I) -> Self::I;
 
     /// `sums + Σ x[tap][channel] · w[tap][channel]` for the channels of two vectors, in an order of its own. `taps` are
-    /// [`Simd::TAPS`] offsets from `x` to as many bytes as channels; `w` are [`Simd::depthwise_weights`]. Activations
-    /// count as [`Activation::of`] says.
-    unsafe fn depthwise(sums: [Self::I; 2], x: *const u8, taps: &[usize], w: &Self::TapWeights) -> [Self::I; 2];
+    /// [`Simd::TAPS`] pointers, each to as many bytes as channels from `at` on; `w` are [`Simd::depthwise_weights`].
+    /// Activations count as [`Activation::of`] says.
+    unsafe fn depthwise(sums: [Self::I; 2], taps: &[*const u8], at: usize, w: &Self::TapWeights) -> [Self::I; 2];
     /// The weights of [`Simd::TAPS`] taps, which are in the order of
     /// [`depthwise_place`](super::packing::depthwise_place).
     unsafe fn depthwise_weights(from: *const Self::Weight) -> Self::TapWeights;
