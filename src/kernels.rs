@@ -18,6 +18,8 @@ mod depthwise;
 mod elementwise;
 mod epilogue;
 mod packing;
+#[cfg(target_arch = "x86_64")]
+mod paired;
 mod peak;
 mod pool;
 mod reference;

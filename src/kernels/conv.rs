@@ -8,8 +8,10 @@ use super::{
     Activation, FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Simd, Weight, depthwise,
     dispatch,
     epilogue::{Epilogue, FloatLayer, IntegerLayer, Target},
-    packing::Geometry,
+    packing::{Geometry, Integers},
 };
+#[cfg(target_arch = "x86_64")]
+use super::{paired, paired::PairedConv};
 
 /// What a convolution reads: a batch of pictures, channels last.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +71,15 @@ impl Kernels {
             return depthwise::integer(self, layer, pictures, out, parallel);
         }
         let bytes = packed.geometry.out_channels * packed.geometry.in_per_group() * packed.geometry.taps();
-        let dense = IntegerConv { layer, shape: Shape::new(&packed.geometry, pictures), x: pictures };
+        let shape = Shape::new(&packed.geometry, pictures);
+        #[cfg(target_arch = "x86_64")]
+        if let Integers::Paired(weights) = &packed.weights {
+            let dense = PairedConv { layer, weights, shape, x: pictures };
+            // SAFETY: weights are packed so for AVX2 alone, and the kernels are those that they are packed for.
+            let work = |part: &Part, target| unsafe { paired::part(&dense, part, target) };
+            return shape.run(self, bytes, out, parallel, work);
+        }
+        let dense = IntegerConv { layer, shape, x: pictures };
         dense.shape.run(self, bytes, out, parallel, |part, target| integer_part(self, &dense, part, target));
     }
 }
@@ -184,7 +194,7 @@ impl<'a> Shape<'a> {
 
     /// The rows of a picture that a part sees, padded, converted, and followed by `slack` more elements.
     #[inline(always)]
-    fn copy<T: Copy, U: Copy>(
+    pub(super) fn copy<T: Copy, U: Copy>(
         &self,
         x: &[T],
         part: &Part,
@@ -219,7 +229,7 @@ impl<'a> Shape<'a> {
 
     /// What a part sees, where it can be read in place.
     #[inline(always)]
-    fn in_place<'x, T>(&self, x: &'x [T], part: &Part, slack: usize) -> Option<&'x [T]> {
+    pub(super) fn in_place<'x, T>(&self, x: &'x [T], part: &Part, slack: usize) -> Option<&'x [T]> {
         let per_picture = self.input[0] * self.row();
         let rows = self.padded_rows(&part.rows);
         let start = part.picture * per_picture + rows.start * self.row();
@@ -229,29 +239,50 @@ impl<'a> Shape<'a> {
 }
 
 /// A convolution for the tiles of one instruction set. Its methods ask of their caller what those of [`Simd`] do.
-trait Dense<S: Simd> {
+pub(super) trait Dense<S: Simd> {
     type Layer: Epilogue<S>;
-    /// How tiles read an element and a weight.
+    /// How tiles read an element.
     type X: Copy;
-    type W: Copy;
+    /// What the tiles of one block of output channels read.
+    type Block<'b>
+    where
+        Self: 'b;
     /// Elements of one product.
     const STEP: usize;
 
     fn layer(&self) -> &Self::Layer;
     fn shape(&self) -> &Shape<'_>;
-    fn packed(&self) -> &[Self::W];
 
     /// What a part sees, and so many more elements that no product reaches beyond.
     fn input(&self, part: &Part, slack: usize) -> Cow<'_, [Self::X]>;
 
-    /// `start + Σ x[pixel][run][element]·w[run][element]`, the elements of a run `steps` products long.
+    /// A block, counted over all groups, of runs that begin at these offsets from a pixel.
+    fn block<'b>(&'b self, runs: &'b [usize], block: usize) -> Self::Block<'b>;
+
+    /// `start + Σ x[pixel][run][element]·w[run][element]`.
     unsafe fn tile<const P: usize>(
+        block: &Self::Block<'_>,
         start: [Sum<S, Self>; 2],
         pixels: [*const Self::X; P],
-        runs: &[usize],
-        steps: usize,
-        w: *const Self::W,
     ) -> [[Sum<S, Self>; 2]; P];
+}
+
+/// A block that walks through its runs from the first product to the last.
+struct Runs<'a, W> {
+    runs: &'a [usize],
+    /// Products of a run.
+    steps: usize,
+    weights: &'a [W],
+}
+
+impl<'a, W> Runs<'a, W> {
+    /// The `block`th of equal blocks with `step` elements a product.
+    #[inline(always)]
+    fn new(geometry: &Geometry, packed: &'a [W], runs: &'a [usize], block: usize, [lanes, step]: [usize; 2]) -> Self {
+        let steps = geometry.runs()[1].div_ceil(step);
+        let len = runs.len() * steps * lanes * step;
+        Runs { runs, steps, weights: &packed[block * len..(block + 1) * len] }
+    }
 }
 
 type Sum<S, D> = <<D as Dense<S>>::Layer as Epilogue<S>>::Sum;
@@ -271,7 +302,10 @@ struct IntegerConv<'a> {
 impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
     type Layer = FloatLayer<'a>;
     type X = f32;
-    type W = f32;
+    type Block<'b>
+        = Runs<'b, f32>
+    where
+        Self: 'b;
     const STEP: usize = 1;
 
     #[inline(always)]
@@ -285,8 +319,9 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
     }
 
     #[inline(always)]
-    fn packed(&self) -> &[f32] {
-        self.layer.packed.weights.as_slice()
+    fn block<'b>(&'b self, runs: &'b [usize], block: usize) -> Runs<'b, f32> {
+        let packed = self.layer.packed;
+        Runs::new(&packed.geometry, packed.weights.as_slice(), runs, block, [2 * S::WIDTH, 1])
     }
 
     #[inline(always)]
@@ -299,16 +334,15 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
 
     #[inline(always)]
     unsafe fn tile<const P: usize>(
+        &Runs { runs, steps, weights }: &Runs<'_, f32>,
         start: [S::F; 2],
         pixels: [*const f32; P],
-        runs: &[usize],
-        steps: usize,
-        mut w: *const f32,
     ) -> [[S::F; 2]; P] {
         // SAFETY: the caller's promise: `steps` elements at each run of each pixel, and as many times two vectors of
         // weights a run.
         unsafe {
             let mut sums = [start; P];
+            let mut w = weights.as_ptr();
             for &run in runs {
                 let mut x = pixels;
                 for p in 0..P {
@@ -331,7 +365,10 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
 impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
     type Layer = IntegerLayer<'a>;
     type X = S::Activation;
-    type W = S::Weight;
+    type Block<'b>
+        = Runs<'b, S::Weight>
+    where
+        Self: 'b;
     const STEP: usize = S::STEP;
 
     #[inline(always)]
@@ -345,8 +382,10 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
     }
 
     #[inline(always)]
-    fn packed(&self) -> &[S::Weight] {
-        S::Weight::unpacked(&self.layer.packed.weights).expect("weights are packed for these kernels")
+    fn block<'b>(&'b self, runs: &'b [usize], block: usize) -> Runs<'b, S::Weight> {
+        let packed = self.layer.packed;
+        let weights = S::Weight::unpacked(&packed.weights).expect("weights are packed for these kernels");
+        Runs::new(&packed.geometry, weights, runs, block, [2 * S::WIDTH, S::STEP])
     }
 
     #[inline(always)]
@@ -359,15 +398,14 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
 
     #[inline(always)]
     unsafe fn tile<const P: usize>(
+        &Runs { runs, steps, weights }: &Runs<'_, S::Weight>,
         start: [S::I; 2],
         pixels: [*const S::Activation; P],
-        runs: &[usize],
-        steps: usize,
-        mut w: *const S::Weight,
     ) -> [[S::I; 2]; P] {
         // SAFETY: as for f32, with STEP elements a step.
         unsafe {
             let mut sums = [start; P];
+            let mut w = weights.as_ptr();
             for &run in runs {
                 let mut x = pixels;
                 for p in 0..P {
@@ -390,7 +428,7 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
 /// A copy of a tile's sums. What follows reads them one by one; were it the same array, it would be kept in memory
 /// all along, rather than in registers.
 #[inline(always)]
-fn settle<T: Copy, const P: usize>(sums: &[[T; 2]; P]) -> [[T; 2]; P] {
+pub(super) fn settle<T: Copy, const P: usize>(sums: &[[T; 2]; P]) -> [[T; 2]; P] {
     let mut copy = [sums[0]; P];
     for p in 0..P {
         copy[p] = [sums[p][0], sums[p][1]];
@@ -400,7 +438,7 @@ fn settle<T: Copy, const P: usize>(sums: &[[T; 2]; P]) -> [[T; 2]; P] {
 
 /// One part: weight blocks outside, so that a block stays in cache over the pixels.
 #[inline(always)]
-fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Target) {
+pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Target) {
     let shape = dense.shape();
     let geometry = shape.geometry;
     let (window, lanes) = (geometry.window, 2 * S::WIDTH);
@@ -417,20 +455,18 @@ fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Target) {
         .flat_map(|y| (0..width).map(move |x| y * window.stride[0] * row + x * window.stride[1] * channels))
         .collect();
 
-    let (per_group, block_len) = (geometry.blocks(lanes), runs.len() * steps * lanes * D::STEP);
+    let per_group = geometry.blocks(lanes);
     let last_group = (geometry.groups - 1) * geometry.in_per_group();
     let furthest = |offsets: &[usize]| offsets.iter().max().copied().unwrap_or(0);
     let reach = furthest(&pixels) + furthest(&runs) + last_group + steps * D::STEP;
     assert!(reach <= input.len(), "a window reaches outside its input");
-    let packed = dense.packed();
-    assert_eq!(packed.len(), geometry.groups * per_group * block_len, "packed weights");
 
     let first = part.picture * shape.output_len() + part.rows.start * width * geometry.out_channels;
     for block in part.blocks.clone() {
         let (group, within) = (block / per_group, block % per_group * lanes);
         let channel = group * geometry.out_per_group() + within;
         let lanes = lanes.min(geometry.out_per_group() - within);
-        let weights = packed[block * block_len..].as_ptr();
+        let of_tiles = dense.block(&runs, block);
         let x = input[group * geometry.in_per_group()..].as_ptr();
         // SAFETY: S is the instruction set that this is compiled for (see `dispatch`).
         let of_block = unsafe { dense.layer().channels(channel, lanes) };
@@ -443,7 +479,7 @@ fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Target) {
             let count = pixels.len() * (tile + 1) / tiles - done;
             macro_rules! sums {
                 ($p:literal) => {{
-                    // SAFETY: all reads were found to be inside the input and the weights above, and the parts of a
+                    // SAFETY: all reads were found to be inside the input above, and the parts of a
                     // call write rows and channels of their own, inside the output.
                     unsafe {
                         let offsets = pixels.as_ptr().add(done);
@@ -451,7 +487,7 @@ fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Target) {
                         for p in 0..$p {
                             at[p] = x.add(*offsets.add(p));
                         }
-                        let sums = D::tile::<$p>(start, at, &runs, steps, weights);
+                        let sums = D::tile::<$p>(&of_tiles, start, at);
                         let at = first + done * geometry.out_channels + channel;
                         D::Layer::write(&of_block, &sums, target, at, geometry.out_channels, lanes);
                     }

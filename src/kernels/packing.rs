@@ -1,5 +1,7 @@
 //! Weights in the order that kernels read them.
 
+#[cfg(target_arch = "x86_64")]
+use super::{Isa, paired::Paired};
 use super::{Kernels, Simd, dispatch, simd::Weight};
 use crate::graph::Window;
 
@@ -40,6 +42,9 @@ pub struct PackedInteger {
 pub(super) enum Integers {
     Bytes(Lines<i8>),
     Words(Lines<i16>),
+    /// For AVX2, where that gains.
+    #[cfg(target_arch = "x86_64")]
+    Paired(Paired),
 }
 
 /// Elements that begin at a cache line, so that no vector of them lies across two.
@@ -65,6 +70,13 @@ impl<T: Plain> Lines<T> {
     fn zeros(len: usize) -> Lines<T> {
         let lines = vec![Line([0; 64]); (len * size_of::<T>()).div_ceil(64)];
         Lines { lines, len, elements: std::marker::PhantomData }
+    }
+
+    /// A copy of these.
+    pub(super) fn of(elements: &[T]) -> Lines<T> {
+        let mut lines = Lines::zeros(elements.len());
+        lines.as_mut_slice().copy_from_slice(elements);
+        lines
     }
 
     pub(super) fn as_slice(&self) -> &[T] {
@@ -129,7 +141,12 @@ impl Geometry {
 
     /// `weight[o][i][tap]` (row-major) as `[group][block][run][element / step][lane][step]`, zero where a block or a
     /// step is not full.
-    fn dense<T: Copy, U: Plain>(&self, weight: &[T], [lanes, step]: [usize; 2], convert: impl Fn(T) -> U) -> Lines<U> {
+    pub(super) fn dense<T: Copy, U: Plain>(
+        &self,
+        weight: &[T],
+        [lanes, step]: [usize; 2],
+        convert: impl Fn(T) -> U,
+    ) -> Lines<U> {
         let [runs, run] = self.runs();
         let (taps, per_group) = (self.taps(), self.in_per_group());
         let taps_per_run = taps / runs;
@@ -213,6 +230,18 @@ fn pack_integer_body<S: Simd>(geometry: Geometry, weight: &[i8]) -> Integers {
 }
 dispatch!(fn pack_integer(geometry: Geometry, weight: &[i8]) -> Integers = pack_integer_body);
 
+/// As these kernels multiply them fastest.
+fn pack(kernels: Kernels, geometry: Geometry, weight: &[i8]) -> Integers {
+    #[cfg(target_arch = "x86_64")]
+    if kernels.0 == Isa::Avx2
+        && !geometry.is_depthwise()
+        && let Some(paired) = Paired::new(&geometry, weight)
+    {
+        return Integers::Paired(paired);
+    }
+    pack_integer(kernels, geometry, weight)
+}
+
 impl PackedFloat {
     /// Packs `weight[out][in / groups][height][width]` (row-major) and one bias a channel, 0 when absent.
     ///
@@ -239,7 +268,7 @@ impl PackedInteger {
         let per_channel = geometry.in_per_group() * geometry.taps();
         assert_eq!(weight.len(), geometry.out_channels * per_channel);
         let sums = weight.chunks(per_channel).map(|w| w.iter().map(|&w| i32::from(w)).sum()).collect();
-        PackedInteger { kernels, geometry, weights: pack_integer(kernels, geometry, weight), sums }
+        PackedInteger { kernels, geometry, weights: pack(kernels, geometry, weight), sums }
     }
 
     /// What it connects.

@@ -130,7 +130,7 @@ impl Weight for i8 {
     fn unpacked(weights: &Integers) -> Option<&[i8]> {
         match weights {
             Integers::Bytes(weights) => Some(weights.as_slice()),
-            Integers::Words(_) => None,
+            _ => None,
         }
     }
 }
@@ -146,7 +146,7 @@ impl Weight for i16 {
     fn unpacked(weights: &Integers) -> Option<&[i16]> {
         match weights {
             Integers::Words(weights) => Some(weights.as_slice()),
-            Integers::Bytes(_) => None,
+            _ => None,
         }
     }
 }
