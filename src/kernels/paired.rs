@@ -6,7 +6,7 @@
 //! 16 bits and widened once, which spares a quarter of the multiplications; integers may be summed in any order, so
 //! that products are matched to make such pairs. Layers where that does not gain are left to 16-bit products.
 
-use std::{arch::x86_64::*, borrow::Cow, collections::VecDeque};
+use std::{arch::x86_64::*, borrow::Cow, collections::VecDeque, hint::black_box};
 
 use super::{
     Pictures,
@@ -235,6 +235,37 @@ impl<'a> Dense<Avx2> for PairedConv<'a> {
     }
 }
 
+/// Multiply-adds of `rounds` rounds of pairs that stay in registers.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn products(rounds: usize) -> usize {
+    const X: usize = 4;
+    let ones = _mm256_set1_epi16(1);
+    let mut x = [_mm256_setzero_si256(); X];
+    for (i, x) in x.iter_mut().enumerate() {
+        *x = _mm256_set1_epi8(black_box(i as i8));
+    }
+    // They change from round to round, or their products would be taken out of the loop.
+    let mut w = [1, 2, 3, 4].map(|w| _mm256_set1_epi8(black_box(w)));
+    let mut sums = [[_mm256_setzero_si256(); 2]; X];
+    for _ in 0..rounds {
+        for i in 0..X {
+            let low = _mm256_add_epi16(_mm256_maddubs_epi16(x[i], w[0]), _mm256_maddubs_epi16(x[i], w[1]));
+            let high = _mm256_add_epi16(_mm256_maddubs_epi16(x[i], w[2]), _mm256_maddubs_epi16(x[i], w[3]));
+            sums[i] = [
+                _mm256_add_epi32(sums[i][0], _mm256_madd_epi16(low, ones)),
+                _mm256_add_epi32(sums[i][1], _mm256_madd_epi16(high, ones)),
+            ];
+        }
+        w = [w[1], w[2], w[3], w[0]];
+        w[0] = _mm256_add_epi8(w[0], w[1]);
+    }
+    black_box(sums);
+    rounds * X * 2 * 2 * 32
+}
+
 /// One part.
 ///
 /// # Safety
@@ -242,4 +273,66 @@ impl<'a> Dense<Avx2> for PairedConv<'a> {
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn part(conv: &PairedConv<'_>, part: &Part, target: Target) {
     part_body::<Avx2, _>(conv, part, target);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::graph::Window;
+
+    const POINTWISE: Window = Window { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pads: [0; 4] };
+
+    fn geometry(in_channels: usize, out_channels: usize) -> Geometry {
+        Geometry { in_channels, out_channels, groups: 1, window: POINTWISE }
+    }
+
+    proptest! {
+        #[test]
+        fn products_keep_their_sum_and_their_limit(weights: [[i8; 32]; 2]) {
+            let weights = std::array::from_fn(|i| weights[i / 32][i % 32]);
+            let parts = Product::new((0, 0), weights).split();
+            for (i, w) in weights.into_iter().enumerate() {
+                prop_assert_eq!(i16::from(parts[0].weights[i]) + i16::from(parts[1].weights[i]), i16::from(w));
+            }
+            prop_assert!(parts.iter().all(|part| part.largest() <= LIMIT));
+        }
+
+        #[test]
+        fn each_weight_is_packed_once(weights in prop::collection::vec(-40i8..40, 24 * 100), large in 0usize..2400) {
+            let mut weights = weights;
+            weights[large] = -128;
+            let packed = Paired::new(&geometry(100, 24), &weights).unwrap();
+            let mut sums = vec![0i32; weights.len()];
+            for (block, &Block { first, pairs, singles }) in packed.blocks.iter().enumerate() {
+                for product in first..first + 2 * pairs + singles {
+                    let step = packed.places[product].1 as usize;
+                    for (i, &w) in packed.weights.as_slice()[product * PRODUCT..][..PRODUCT].iter().enumerate() {
+                        let (out, input) = (block * LANES + i / STEP, step * STEP + i % STEP);
+                        match sums.get_mut(out * 100 + input) {
+                            Some(sum) if out < 24 => *sum += i32::from(w),
+                            _ => prop_assert_eq!(w, 0),
+                        }
+                    }
+                }
+                let of = |product: usize| {
+                    let weights = packed.weights.as_slice()[product * PRODUCT..][..PRODUCT].try_into().unwrap();
+                    Product::new((0, 0), weights)
+                };
+                for pair in 0..pairs {
+                    prop_assert!(of(first + 2 * pair).fits(&of(first + 2 * pair + 1)));
+                }
+            }
+            let expected: Vec<i32> = weights.iter().map(|&w| i32::from(w)).collect();
+            prop_assert_eq!(sums, expected);
+        }
+    }
+
+    #[test]
+    fn layers_that_do_not_gain_are_left_alone() {
+        assert!(Paired::new(&geometry(64, 16), &[127; 64 * 16]).is_none());
+        let small = Paired::new(&geometry(64, 16), &[20; 64 * 16]).unwrap();
+        assert_eq!((small.blocks[0].pairs, small.blocks[0].singles), (8, 0));
+    }
 }

@@ -193,10 +193,14 @@ impl IntegerCase {
                 (0..case.weight_len()).map(|_| random.pick(&[-128, -127, 127, 127])).collect(),
             )
         } else {
-            (
-                random.bytes(case.dims[0] * case.picture_len()),
-                (0..case.weight_len()).map(|_| random.integer(-128, 127) as i8).collect(),
-            )
+            // Like trained weights, most of the time: many small ones and a few large ones.
+            let like_trained = random.pick(&[true, true, false]);
+            let x = random.bytes(case.dims[0] * case.picture_len());
+            let w = (0..case.weight_len()).map(|_| match random.integer(-128, 127) {
+                w if like_trained => (w * w * w / (128 * 128)) as i8,
+                w => w as i8,
+            });
+            (x, w.collect())
         };
         let any = random.integer(0, 255) as u8;
         let zero_point = random.pick(&[0, 1, 127, 128, 254, 255, any, any]);
