@@ -84,15 +84,15 @@ fn elementwise(criterion: &mut Criterion) {
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
     for kernels in Kernels::available() {
         group.bench_function(format!("{} quantize", kernels.name()), |bencher| {
-            bencher.iter(|| kernels.quantize(black_box(&x), grid, black_box(&mut qy)));
+            bencher.iter(|| kernels.quantize(black_box(&x), grid, black_box(&mut qy), false));
         });
         group.bench_function(format!("{} dequantize", kernels.name()), |bencher| {
-            bencher.iter(|| kernels.dequantize(black_box(&q), grid, black_box(&mut y)));
+            bencher.iter(|| kernels.dequantize(black_box(&q), grid, black_box(&mut y), false));
         });
         group.bench_function(format!("{} add int8", kernels.name()), |bencher| {
             bencher.iter(|| {
                 let out = Output::Quantized(black_box(&mut qy));
-                kernels.add_integer((black_box(&q), grid), (black_box(&q), grid), grid, (0, 255), out);
+                kernels.add_integer((black_box(&q), grid), (black_box(&q), grid), grid, (0, 255), out, false);
             });
         });
     }

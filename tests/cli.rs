@@ -283,7 +283,7 @@ fn help_has_examples_and_exit_codes() {
     for part in ["Examples:", "Exit codes:", "75  interrupted", "QTUNED_DB"] {
         assert!(done.stdout.contains(part), "{part}");
     }
-    for command in ["run", "validate", "inspect", "jobs", "trials", "groups", "front", "query"] {
+    for command in ["run", "validate", "inspect", "bench", "jobs", "trials", "groups", "front", "query"] {
         let done = bench.qtuned(&[command, "--help"]);
         assert!(done.code == 0 && done.stdout.contains("Examples:"), "{command}");
     }
@@ -304,4 +304,34 @@ fn a_reader_that_leaves_is_no_error() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
+}
+
+#[test]
+fn a_model_is_benchmarked_without_data() {
+    let bench = Bench::new();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/datasets/fashion-mnist/model.onnx");
+    let quick = ["--runs", "2", "--warmup", "0", "--json"];
+    let done = bench.qtuned(&[&["bench", model, "--layers", "--threads", "2", "--batch", "3"], &quick[..]].concat());
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+    let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["fp32"]["samples_ns"].as_array().unwrap().len(), 2);
+    assert_eq!((&report["fingerprint"]["threads"], &report["fingerprint"]["batch"]), (&2.into(), &3.into()));
+    assert!(report["int8"]["weight_bytes"].as_u64() < report["fp32"]["weight_bytes"].as_u64());
+    let layers = report["layers"].as_array().unwrap();
+    let sum = |field: &str| layers.iter().map(|layer| layer[field].as_f64().unwrap()).sum::<f64>();
+    assert_eq!(sum("macs"), report["macs"].as_f64().unwrap());
+    assert!(sum("fp32_ns") > 0.0 && sum("int8_ns") > 0.0);
+
+    // With every group in fp32 both sides have the same weights.
+    fs::write(bench.path("fp32.yaml"), "{'': null}\n").unwrap();
+    let done = bench.qtuned(&[&["bench", model, "--qconfig", "fp32.yaml"], &quick[..]].concat());
+    let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["int8"]["weight_bytes"], report["fp32"]["weight_bytes"]);
+
+    fs::write(bench.path("wrong.yaml"), "{module_name: {nowhere: null}}\n").unwrap();
+    let done = bench.qtuned(&["bench", model, "--qconfig", "wrong.yaml"]);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.starts_with("error: wrong.yaml: module_name: `nowhere` matches no group"), "{}", done.stderr);
+    let done = bench.qtuned(&["bench", model, "--threads", "0"]);
+    assert_eq!(done.code, 2);
 }

@@ -165,10 +165,10 @@ fn quantize_and_dequantize_are_the_same() {
         let grid = grid(case.scale, case.zero_point);
         for kernels in Kernels::available() {
             let mut y = vec![0; case.x.len()];
-            kernels.quantize(&case.x, grid, &mut y);
+            kernels.quantize(&case.x, grid, &mut y, false);
             assert_eq!(y, case.y, "{}, scale {}", kernels.name(), case.scale);
             let mut back = vec![f32::NAN; y.len()];
-            kernels.dequantize(&y, grid, &mut back);
+            kernels.dequantize(&y, grid, &mut back, false);
             assert_eq!(back, case.back, "{}, scale {}", kernels.name(), case.scale);
         }
     }
@@ -183,7 +183,7 @@ fn qlinear_add_differs_by_one_step_at_most_and_rarely() {
         total += case.y.len();
         for kernels in Kernels::available() {
             let mut y = vec![0; case.y.len()];
-            kernels.add_integer((&case.a, a), (&case.b, b), out, (0, 255), Output::Quantized(&mut y));
+            kernels.add_integer((&case.a, a), (&case.b, b), out, (0, 255), Output::Quantized(&mut y), false);
             assert!(y.iter().zip(&case.y).all(|(a, b)| a.abs_diff(*b) <= 1), "{}", kernels.name());
             if kernels == Kernels::REFERENCE {
                 differing += y.iter().zip(&case.y).filter(|(a, b)| a != b).count();

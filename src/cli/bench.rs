@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
@@ -75,9 +76,9 @@ pub(super) fn run(global: &Global, args: &BenchArgs) -> Result<()> {
     };
     let cancel = Cancel::default();
     let x = noise(&model.graph, protocol.batch, 0)?;
-    let (candidate, fp32) = plans(&model, kernels, args.qconfig.as_deref())?;
-    let plans = [&fp32, &candidate];
-    let Some(taken) = latency(&candidate, &fp32, &x, kernels, protocol, &cancel)? else {
+    let compiled = compile(&model, kernels, args.qconfig.as_deref())?;
+    let plans = [&compiled.fp32, &compiled.candidate];
+    let Some(taken) = latency(&compiled.candidate, &compiled.fp32, &x, kernels, protocol, &cancel)? else {
         bail!("a CPU quota throttled every try; latencies taken under it mean nothing");
     };
     let one = noise(&model.graph, 1, 0)?;
@@ -93,12 +94,21 @@ pub(super) fn run(global: &Global, args: &BenchArgs) -> Result<()> {
             Some(join(&plans, &times, protocol.batch))
         }
     };
-    let report = Report::new(&model, plans, &taken, &rates, kernels, protocol, layers);
+    let report = Report::new(&model, &compiled, &taken, &rates, kernels, protocol, layers);
     if global.json { print_json(&report) } else { print(&report.to_text(args)) }
 }
 
-/// The candidate and fp32, of one engine.
-fn plans(model: &Model, kernels: Kernels, qconfig: Option<&Path>) -> Result<(Plan, Plan)> {
+/// Both plans, of one engine.
+struct Compiled {
+    candidate: Plan,
+    fp32: Plan,
+    /// Time of the first plans, which pack all weights.
+    packing_ms: f64,
+    /// Time of the candidate's plan with its last int8 group in fp32.
+    switch_ms: f64,
+}
+
+fn compile(model: &Model, kernels: Kernels, qconfig: Option<&Path>) -> Result<Compiled> {
     let mapping = match qconfig {
         None => QConfigMapping::preset(Preset::default()),
         Some(path) => match read(path)? {
@@ -110,16 +120,31 @@ fn plans(model: &Model, kernels: Kernels, qconfig: Option<&Path>) -> Result<(Pla
                 let graph = Arc::new(model.graph.clone());
                 let groups = Arc::new(Groups::of(&graph));
                 let engine = Engine::new(graph, groups, kernels);
+                let start = Instant::now();
                 let restored = ptq::restore(&engine, &file).with_context(|| path.display().to_string())?;
-                return Ok((restored.plan, engine.fp32_plan()));
+                return Ok(timed(&engine, restored, start));
             }
         },
     };
     let calibrated = calibrate(&model.graph, kernels)?;
-    let groups = calibrated.engine().groups();
     let place = qconfig.map_or_else(|| "qconfig".to_owned(), |path| path.display().to_string());
-    let Converted { plan, .. } = calibrated.convert(&mapping.resolve(groups).with_context(|| place)?);
-    Ok((plan, calibrated.engine().fp32_plan()))
+    let qconfigs = mapping.resolve(calibrated.engine().groups()).with_context(|| place)?;
+    let start = Instant::now();
+    let converted = calibrated.convert(&qconfigs);
+    Ok(timed(calibrated.engine(), converted, start))
+}
+
+fn timed(engine: &Engine, converted: Converted, start: Instant) -> Compiled {
+    let fp32 = engine.fp32_plan();
+    let packing_ms = start.elapsed().as_secs_f64() * 1e3;
+    let mut switched = converted.quantization;
+    if let Some(last) = switched.iter_mut().rfind(|group| group.is_some()) {
+        *last = None;
+    }
+    let start = Instant::now();
+    drop(engine.plan(&switched));
+    let switch_ms = start.elapsed().as_secs_f64() * 1e3;
+    Compiled { candidate: converted.plan, fp32, packing_ms, switch_ms }
 }
 
 /// What `--qconfig` can hold.
@@ -172,6 +197,10 @@ struct Report {
     /// Median of fp32 over median of int8.
     speed_up: f64,
     peak: PeakRate,
+    /// Time to pack all weights and build both plans.
+    packing_ms: f64,
+    /// Time to build a plan that differs in one group.
+    switch_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     layers: Option<Vec<Layer>>,
 }
@@ -229,13 +258,14 @@ fn join(plans: &[&Plan; 2], times: &[Vec<f64>], batch: usize) -> Vec<Layer> {
 impl Report {
     fn new(
         model: &Model,
-        plans: [&Plan; 2],
+        compiled: &Compiled,
         taken: &Latency,
         rates: &[f64],
         kernels: Kernels,
         protocol: Protocol,
         layers: Option<Vec<Layer>>,
     ) -> Report {
+        let plans = [&compiled.fp32, &compiled.candidate];
         let side = |index: usize, samples: &[u64]| Side {
             quartiles: Quartiles::of(samples).unwrap_or(Quartiles { q1: 0.0, median: 0.0, q3: 0.0 }),
             evaluated_per_second: rates[index],
@@ -255,6 +285,8 @@ impl Report {
             int8: side(1, &taken.candidate_ns),
             speed_up: taken.speed_up().unwrap_or(f64::NAN),
             peak: PeakRate { fp32: rate(float), int8: rate(integer) },
+            packing_ms: compiled.packing_ms,
+            switch_ms: compiled.switch_ms,
             layers,
         }
     }
@@ -279,7 +311,8 @@ impl Report {
         let rows = [row("fp32", &self.fp32, self.peak.fp32), row(candidate, &self.int8, self.peak.int8)];
         let mut text = format!(
             "{}: {} MACs a run; {kernel} on {cpu}, {}, batch {batch}, {} each, in turn\n\n{}\n{candidate} is {:.2} \
-             times as fast as fp32; the peak of {} is {:.0} GOP/s in fp32, {:.0} in int8\n",
+             times as fast as fp32; the peak of {} is {:.0} GOP/s in fp32, {:.0} in int8\n\
+             packing all weights took {:.0} ms; a plan that differs in one group takes {:.2} ms\n",
             args.model.display(),
             format::count(self.macs),
             format::plural(*threads, "thread"),
@@ -289,6 +322,8 @@ impl Report {
             format::plural(*threads, "thread"),
             self.peak.fp32 / 1e9,
             self.peak.int8 / 1e9,
+            self.packing_ms,
+            self.switch_ms,
         );
         if let Some(layers) = &self.layers {
             text += &format!("\n{}", self.layer_table(layers));

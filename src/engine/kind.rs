@@ -171,18 +171,18 @@ impl Call<'_> {
                 kernels.conv_integer(&weight.packed, pictures, epilogue, out, self.parallel);
             }
             (Kind::AddFloat(epilogue), [Data::Float(a), Data::Float(b)], out) => {
-                kernels.add_float(a, b, *epilogue, out);
+                kernels.add_float(a, b, *epilogue, out, self.parallel);
             }
             (Kind::AddInteger { a, b, grid, low, high }, [Data::Quantized(x), Data::Quantized(y)], out) => {
-                kernels.add_integer((x, *a), (y, *b), *grid, (*low, *high), out);
+                kernels.add_integer((x, *a), (y, *b), *grid, (*low, *high), out, self.parallel);
             }
             (Kind::AverageFloat { window, epilogue }, [Data::Float(x)], out) => {
                 let (pool, divisor) = window.over([n, h, w, c]);
                 let mean = |sum: f32, taps: usize| epilogue.clip(sum / divisor(taps) as f32);
                 match (out, epilogue.grid) {
-                    (Output::Float(y), _) => kernels.average_pool_float(x, pool, y, mean),
+                    (Output::Float(y), _) => kernels.average_pool_float(x, pool, y, self.parallel, mean),
                     (Output::Quantized(y), Some(grid)) => {
-                        kernels.average_pool_float(x, pool, y, |sum, taps| grid.quantize(mean(sum, taps)));
+                        kernels.average_pool_float(x, pool, y, self.parallel, |s, t| grid.quantize(mean(s, t)));
                     }
                     (Output::Quantized(_), None) => bail!("a quantized output needs a grid"),
                 }
@@ -195,26 +195,32 @@ impl Call<'_> {
                     let multiplier = multiplier as f32;
                     grid.requantize(sum, multiplier).clamp(*low, (*high).max(*low))
                 };
+                let x = (*x, input.zero_point);
                 match out {
                     Output::Float(y) => {
-                        kernels
-                            .average_pool_integer(x, input.zero_point, pool, y, |s, t| grid.dequantize(finish(s, t)));
+                        kernels.average_pool_integer(x, pool, y, self.parallel, |s, t| grid.dequantize(finish(s, t)));
                     }
-                    Output::Quantized(y) => kernels.average_pool_integer(x, input.zero_point, pool, y, finish),
+                    Output::Quantized(y) => kernels.average_pool_integer(x, pool, y, self.parallel, finish),
                 }
             }
             (Kind::MaxPool(window), [Data::Float(x)], Output::Float(y)) => {
-                kernels.max_pool_float(x, PoolWindow { window: *window, dims: self.dims }, y);
+                kernels.max_pool_float(x, PoolWindow { window: *window, dims: self.dims }, y, self.parallel);
             }
             (Kind::MaxPool(window), [Data::Quantized(x)], Output::Quantized(y)) => {
-                kernels.max_pool_integer(x, PoolWindow { window: *window, dims: self.dims }, y);
+                kernels.max_pool_integer(x, PoolWindow { window: *window, dims: self.dims }, y, self.parallel);
             }
-            (Kind::ClipFloat(epilogue), [Data::Float(x)], Output::Float(y)) => kernels.clip_float(x, *epilogue, y),
+            (Kind::ClipFloat(epilogue), [Data::Float(x)], Output::Float(y)) => {
+                kernels.clip_float(x, *epilogue, y, self.parallel)
+            }
             (Kind::ClipInteger { low, high }, [Data::Quantized(x)], Output::Quantized(y)) => {
                 kernels.clip_integer(x, (*low, *high), y);
             }
-            (Kind::Quantize(grid), [Data::Float(x)], Output::Quantized(y)) => kernels.quantize(x, *grid, y),
-            (Kind::Dequantize(grid), [Data::Quantized(x)], Output::Float(y)) => kernels.dequantize(x, *grid, y),
+            (Kind::Quantize(grid), [Data::Float(x)], Output::Quantized(y)) => {
+                kernels.quantize(x, *grid, y, self.parallel)
+            }
+            (Kind::Dequantize(grid), [Data::Quantized(x)], Output::Float(y)) => {
+                kernels.dequantize(x, *grid, y, self.parallel)
+            }
             (kind, ..) => bail!("{} got tensors of another type", kind.name()),
         }
         Ok(())

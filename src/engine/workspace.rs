@@ -55,26 +55,34 @@ impl Buffers {
     }
 }
 
-/// Memory for one run at a time, of any plan: flat tensors of f32 and of u8.
+/// Memory for one run at a time, of any plan: flat tensors of f32 and of u8, first those of the present plan's buffers.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
     tensors: Vec<Tensor>,
 }
 
 impl Workspace {
-    /// A tensor for each buffer, of at least its length. Those that are there are used again.
+    /// A tensor for each buffer, of at least its length. Those that are there are used again; those that this plan does
+    /// not need are kept for the next, which may be of another precision.
     fn fit(&mut self, buffers: &Buffers, batch: usize) -> Result<()> {
         let mut idle = std::mem::take(&mut self.tensors);
         for buffer in &buffers.buffers {
             let (dtype, len) = (if buffer.quantized { DType::U8 } else { DType::F32 }, batch * buffer.len);
-            let fitting = |tensor: &Tensor| tensor.dtype() == dtype && tensor.elem_count() >= len;
-            let tensor = match idle.iter().position(fitting) {
+            let of_type = (0..idle.len()).filter(|&i| idle[i].dtype() == dtype);
+            let long_enough = of_type.clone().filter(|&i| idle[i].elem_count() >= len);
+            let tensor = match long_enough.min_by_key(|&i| idle[i].elem_count()) {
                 Some(index) => idle.swap_remove(index),
-                None => Tensor::zeros(len, dtype, &Device::Cpu)?,
+                None => {
+                    // In place of one that is too short, so that there are never more than a plan needs.
+                    if let Some(short) = of_type.max_by_key(|&i| idle[i].elem_count()) {
+                        idle.swap_remove(short);
+                    }
+                    Tensor::zeros(len, dtype, &Device::Cpu)?
+                }
             };
             self.tensors.push(tensor);
         }
-        // What is left was too short, or is more than this plan needs, and goes.
+        self.tensors.append(&mut idle);
         Ok(())
     }
 

@@ -87,6 +87,9 @@ impl Kernels {
 /// Bytes that one part should read and write, so that they stay in the L2 cache while the weights pass over them.
 const PART_BYTES: usize = 128 * 1024;
 
+/// Parts a thread gets at least, where there are as many.
+const SHARES: usize = 3;
+
 /// A dense convolution over a batch. Where pixels do not see each other, all of them are one column.
 #[derive(Clone, Copy)]
 pub(super) struct Shape<'a> {
@@ -148,11 +151,13 @@ impl<'a> Shape<'a> {
         let mut part_blocks = blocks;
         if parallel {
             let threads = rayon::current_num_threads();
+            // More parts than threads: whoever is done first takes another.
+            let shares = SHARES * threads;
             if weight_bytes > self.input[0] * input_row && blocks >= threads {
                 // Each thread reads its own weights, rather than all of them.
-                part_blocks = blocks.div_ceil(threads);
+                part_blocks = blocks.div_ceil(shares.min(blocks));
             } else {
-                let share = (self.batch * rows).div_ceil(threads).min(rows);
+                let share = (self.batch * rows).div_ceil(shares).min(rows);
                 let shares = share.div_ceil(part_rows);
                 part_rows = share.div_ceil(shares);
                 if width == 1 {
@@ -249,6 +254,8 @@ pub(super) trait Dense<S: Simd> {
         Self: 'b;
     /// Elements of one product.
     const STEP: usize;
+    /// Output pixels of a tile.
+    const PIXELS: usize = S::PIXELS;
 
     fn layer(&self) -> &Self::Layer;
     fn shape(&self) -> &Shape<'_>;
@@ -259,12 +266,43 @@ pub(super) trait Dense<S: Simd> {
     /// A block, counted over all groups, of runs that begin at these offsets from a pixel.
     fn block<'b>(&'b self, runs: &'b [usize], block: usize) -> Self::Block<'b>;
 
-    /// `start + Σ x[pixel][run][element]·w[run][element]`.
+    /// The weights of a block.
+    fn weights(block: &Self::Block<'_>) -> Range<*const u8>;
+
+    /// `start + Σ x[pixel][run][element]·w[run][element]`; meanwhile prefetches.
     unsafe fn tile<const P: usize>(
         block: &Self::Block<'_>,
+        ahead: Ahead,
         start: [Sum<S, Self>; 2],
         pixels: [*const Self::X; P],
     ) -> [[Sum<S, Self>; 2]; P];
+}
+
+/// Weights that are prefetched while others are multiplied: those of the next block, a share in each tile.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    at: *const u8,
+    /// Bytes from one prefetch to the next.
+    step: usize,
+}
+
+impl Ahead {
+    /// The `tile`th of `tiles` shares of these weights, over `products` products.
+    fn new(weights: &Range<*const u8>, [tile, tiles]: [usize; 2], products: usize) -> Ahead {
+        let share = (weights.end as usize - weights.start as usize).div_ceil(tiles);
+        Ahead { at: weights.start.wrapping_add(tile * share), step: share.div_ceil(products.max(1)) }
+    }
+
+    /// Prefetches what is next.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    #[inline(always)]
+    pub(super) unsafe fn next<S: Simd>(&mut self) {
+        // SAFETY: the caller's promise.
+        unsafe { S::prefetch(self.at) };
+        self.at = self.at.wrapping_add(self.step);
+    }
 }
 
 /// A block that walks through its runs from the first product to the last.
@@ -325,6 +363,11 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
     }
 
     #[inline(always)]
+    fn weights(block: &Runs<'_, f32>) -> Range<*const u8> {
+        bytes(block.weights)
+    }
+
+    #[inline(always)]
     fn input(&self, part: &Part, slack: usize) -> Cow<'_, [f32]> {
         match self.shape.in_place(self.x.x, part, slack) {
             Some(x) => Cow::Borrowed(x),
@@ -335,6 +378,7 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
     #[inline(always)]
     unsafe fn tile<const P: usize>(
         &Runs { runs, steps, weights }: &Runs<'_, f32>,
+        mut ahead: Ahead,
         start: [S::F; 2],
         pixels: [*const f32; P],
     ) -> [[S::F; 2]; P] {
@@ -349,6 +393,7 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
                     x[p] = x[p].add(run);
                 }
                 for step in 0..steps {
+                    ahead.next::<S>();
                     let weights = [S::load(w), S::load(w.add(S::WIDTH))];
                     for p in 0..P {
                         let v = S::splat(*x[p].add(step));
@@ -389,6 +434,11 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
     }
 
     #[inline(always)]
+    fn weights(block: &Runs<'_, S::Weight>) -> Range<*const u8> {
+        bytes(block.weights)
+    }
+
+    #[inline(always)]
     fn input(&self, part: &Part, slack: usize) -> Cow<'_, [S::Activation]> {
         match S::Activation::stored(self.x.x).and_then(|x| self.shape.in_place(x, part, slack)) {
             Some(x) => Cow::Borrowed(x),
@@ -399,6 +449,7 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
     #[inline(always)]
     unsafe fn tile<const P: usize>(
         &Runs { runs, steps, weights }: &Runs<'_, S::Weight>,
+        mut ahead: Ahead,
         start: [S::I; 2],
         pixels: [*const S::Activation; P],
     ) -> [[S::I; 2]; P] {
@@ -412,6 +463,7 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
                     x[p] = x[p].add(run);
                 }
                 for step in 0..steps {
+                    ahead.next::<S>();
                     let weights = [S::weights(w), S::weights(w.add(S::WIDTH * S::STEP))];
                     for p in 0..P {
                         let v = S::broadcast(x[p].add(step * S::STEP));
@@ -423,6 +475,12 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
             settle(&sums)
         }
     }
+}
+
+/// Where elements lie.
+pub(super) fn bytes<T>(elements: &[T]) -> Range<*const u8> {
+    let Range { start, end } = elements.as_ptr_range();
+    start.cast()..end.cast()
 }
 
 /// A copy of a tile's sums. What follows reads them one by one; were it the same array, it would be kept in memory
@@ -462,21 +520,24 @@ pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Ta
     assert!(reach <= input.len(), "a window reaches outside its input");
 
     let first = part.picture * shape.output_len() + part.rows.start * width * geometry.out_channels;
+    let mut of_tiles = dense.block(&runs, part.blocks.start);
     for block in part.blocks.clone() {
         let (group, within) = (block / per_group, block % per_group * lanes);
         let channel = group * geometry.out_per_group() + within;
         let lanes = lanes.min(geometry.out_per_group() - within);
-        let of_tiles = dense.block(&runs, block);
+        let following = (block + 1 < part.blocks.end).then(|| dense.block(&runs, block + 1));
+        let next = D::weights(following.as_ref().unwrap_or(&of_tiles));
         let x = input[group * geometry.in_per_group()..].as_ptr();
         // SAFETY: S is the instruction set that this is compiled for (see `dispatch`).
         let of_block = unsafe { dense.layer().channels(channel, lanes) };
         // SAFETY: as above.
         let start = unsafe { D::Layer::start(&of_block) };
-        let tiles = pixels.len().div_ceil(S::PIXELS);
+        let tiles = pixels.len().div_ceil(D::PIXELS);
         let mut done = 0;
         for tile in 0..tiles {
             // Tiles of nearly one size: a tile of few pixels waits for its own sums.
             let count = pixels.len() * (tile + 1) / tiles - done;
+            let ahead = Ahead::new(&next, [tile, tiles], runs.len() * steps);
             macro_rules! sums {
                 ($p:literal) => {{
                     // SAFETY: all reads were found to be inside the input above, and the parts of a
@@ -487,7 +548,7 @@ pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Ta
                         for p in 0..$p {
                             at[p] = x.add(*offsets.add(p));
                         }
-                        let sums = D::tile::<$p>(&of_tiles, start, at);
+                        let sums = D::tile::<$p>(&of_tiles, ahead, start, at);
                         let at = first + done * geometry.out_channels + channel;
                         D::Layer::write(&of_block, &sums, target, at, geometry.out_channels, lanes);
                     }
@@ -498,17 +559,20 @@ pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Ta
                 2 => sums!(2),
                 3 => sums!(3),
                 4 => sums!(4),
-                5 if S::PIXELS >= 5 => sums!(5),
-                6 if S::PIXELS >= 6 => sums!(6),
-                7 if S::PIXELS >= 7 => sums!(7),
-                8 if S::PIXELS >= 8 => sums!(8),
-                9 if S::PIXELS >= 9 => sums!(9),
-                10 if S::PIXELS >= 10 => sums!(10),
-                11 if S::PIXELS >= 11 => sums!(11),
-                12 if S::PIXELS >= 12 => sums!(12),
+                5 if D::PIXELS >= 5 => sums!(5),
+                6 if D::PIXELS >= 6 => sums!(6),
+                7 if D::PIXELS >= 7 => sums!(7),
+                8 if D::PIXELS >= 8 => sums!(8),
+                9 if D::PIXELS >= 9 => sums!(9),
+                10 if D::PIXELS >= 10 => sums!(10),
+                11 if D::PIXELS >= 11 => sums!(11),
+                12 if D::PIXELS >= 12 => sums!(12),
                 _ => unreachable!("a tile of {count} pixels"),
             }
             done += count;
+        }
+        if let Some(following) = following {
+            of_tiles = following;
         }
     }
 }

@@ -1,30 +1,54 @@
 //! Operators that see one element at a time.
 
+use rayon::prelude::*;
+
 use super::{
     FloatEpilogue, Kernels, Output, Simd, dispatch,
     epilogue::{Grid, MAX_LANES, of_tile},
 };
 use crate::quant::Affine;
 
+/// Elements of one part, where an operator runs on several threads.
+const PART: usize = 16 * 1024;
+
+/// Runs `work` on parts of the inputs and the output, or on the whole.
+fn in_parts<X: Sync, Y: Send>(
+    a: &[X],
+    b: &[X],
+    y: &mut [Y],
+    parallel: bool,
+    work: impl Fn(&[X], &[X], &mut [Y]) + Sync,
+) {
+    assert!(a.len() == y.len() && b.len() == y.len(), "elements of inputs and output");
+    if parallel && y.len() > PART {
+        let inputs = a.par_chunks(PART).zip(b.par_chunks(PART));
+        y.par_chunks_mut(PART).zip(inputs).for_each(|(y, (a, b))| work(a, b, y));
+    } else {
+        work(a, b, y);
+    }
+}
+
 impl Kernels {
-    /// `clamp(rne(x / scale) + zero_point)` of every element.
-    pub fn quantize(self, x: &[f32], grid: Affine, y: &mut [u8]) {
-        quantize(self, grid, x, y);
+    /// `clamp(rne(x / scale) + zero_point)` of every element. `parallel` as for [`Kernels::conv_float`], here and below.
+    pub fn quantize(self, x: &[f32], grid: Affine, y: &mut [u8], parallel: bool) {
+        in_parts(x, x, y, parallel, |x, _, y| quantize(self, grid, x, y));
     }
 
     /// `(x − zero_point) · scale` of every element.
-    pub fn dequantize(self, x: &[u8], grid: Affine, y: &mut [f32]) {
-        dequantize(self, grid, x, y);
+    pub fn dequantize(self, x: &[u8], grid: Affine, y: &mut [f32], parallel: bool) {
+        in_parts(x, x, y, parallel, |x, _, y| dequantize(self, grid, x, y));
     }
 
     /// `clip(a + b)` of every element, quantized when the output is.
     ///
     /// # Panics
     /// When the output is quantized and the epilogue has no grid.
-    pub fn add_float(self, a: &[f32], b: &[f32], epilogue: FloatEpilogue, out: Output<'_>) {
+    pub fn add_float(self, a: &[f32], b: &[f32], epilogue: FloatEpilogue, out: Output<'_>, parallel: bool) {
         match (out, epilogue.grid) {
-            (Output::Float(y), _) => add_float(self, epilogue, a, b, y),
-            (Output::Quantized(y), Some(grid)) => add_float_quantized(self, epilogue, grid, a, b, y),
+            (Output::Float(y), _) => in_parts(a, b, y, parallel, |a, b, y| add_float(self, epilogue, a, b, y)),
+            (Output::Quantized(y), Some(grid)) => {
+                in_parts(a, b, y, parallel, |a, b, y| add_float_quantized(self, epilogue, grid, a, b, y));
+            }
             (Output::Quantized(_), None) => panic!("a quantized output needs a grid"),
         }
     }
@@ -39,19 +63,24 @@ impl Kernels {
         grid: Affine,
         (low, high): (u8, u8),
         out: Output<'_>,
+        parallel: bool,
     ) {
         // What quantizing and then clipping leaves is one range.
         let bounds = [grid.quant_min.max(low).min(high), grid.quant_max.max(low).min(high)];
         let grids = [a_grid, b_grid, grid];
         match out {
-            Output::Float(y) => add_integer_dequantized(self, grids, bounds, a, b, y),
-            Output::Quantized(y) => add_integer(self, grids, bounds, a, b, y),
+            Output::Float(y) => {
+                in_parts(a, b, y, parallel, |a, b, y| add_integer_dequantized(self, grids, bounds, a, b, y));
+            }
+            Output::Quantized(y) => {
+                in_parts(a, b, y, parallel, |a, b, y| add_integer(self, grids, bounds, a, b, y));
+            }
         }
     }
 
     /// `min(max(x, low), high)` of every element.
-    pub fn clip_float(self, x: &[f32], epilogue: FloatEpilogue, y: &mut [f32]) {
-        clip(self, epilogue, x, y);
+    pub fn clip_float(self, x: &[f32], epilogue: FloatEpilogue, y: &mut [f32], parallel: bool) {
+        in_parts(x, x, y, parallel, |x, _, y| clip(self, epilogue, x, y));
     }
 
     /// `min(max(x, low), high)` of every element.

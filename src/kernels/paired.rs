@@ -6,12 +6,12 @@
 //! 16 bits and widened once, which spares a quarter of the multiplications; integers may be summed in any order, so
 //! that products are matched to make such pairs. Layers where that does not gain are left to 16-bit products.
 
-use std::{arch::x86_64::*, borrow::Cow, collections::VecDeque, hint::black_box};
+use std::{arch::x86_64::*, borrow::Cow, collections::VecDeque, hint::black_box, ops::Range};
 
 use super::{
     Pictures,
     avx2::Avx2,
-    conv::{Dense, Part, Shape, part_body, settle},
+    conv::{Ahead, Dense, Part, Shape, bytes, part_body, settle},
     epilogue::{IntegerLayer, Target},
     packing::{Geometry, Lines},
 };
@@ -99,12 +99,11 @@ impl Paired {
         let (mut places, mut blocks) = (Vec::new(), Vec::new());
         let mut cost = 0;
         for block in plain.as_slice().chunks_exact(runs * steps * PRODUCT) {
-            let mut singles = Vec::new();
-            let mut light = Vec::new();
+            let (mut light, mut singles) = (Vec::new(), Vec::new());
             for (index, weights) in block.as_chunks().0.iter().enumerate() {
                 let place = ((index / steps) as u32, (index % steps) as u32);
                 let product = Product::new(place, *weights);
-                if product.largest() > LIMIT { singles.extend(product.split()) } else { light.push(product) }
+                if product.largest() > LIMIT { light.extend(product.split()) } else { light.push(product) }
             }
             let first = places.len();
             let mut add = |product: &Product| {
@@ -160,6 +159,8 @@ impl<'a> Dense<Avx2> for PairedConv<'a> {
     where
         Self: 'b;
     const STEP: usize = STEP;
+    // A pair keeps four vectors of weights in registers.
+    const PIXELS: usize = 5;
 
     #[inline(always)]
     fn layer(&self) -> &IntegerLayer<'a> {
@@ -189,8 +190,15 @@ impl<'a> Dense<Avx2> for PairedConv<'a> {
     }
 
     #[inline(always)]
+    fn weights(block: &Products<'_>) -> Range<*const u8> {
+        bytes(block.weights)
+    }
+
+    #[inline(always)]
     unsafe fn tile<const P: usize>(
         block: &Products<'_>,
+        // Weights of one byte come in time by themselves, and the loop has no room for more.
+        _: Ahead,
         start: [__m256i; 2],
         pixels: [*const u8; P],
     ) -> [[__m256i; 2]; P] {

@@ -95,6 +95,8 @@ impl Simd for Reference {
         unsafe { to.cast::<[[u8; WIDTH]; 2]>().write(x.map(|x| x.map(|x| x as u8))) }
     }
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn broadcast(from: *const u8) -> Self::I {
         // SAFETY: the caller's promise.
         [i32::from(unsafe { from.read() }); WIDTH]

@@ -57,6 +57,9 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Writes two vectors of integers in 0..=255 as bytes.
     unsafe fn store_bytes(to: *mut u8, x: [Self::I; 2]);
 
+    /// Asks for the cache line at an address, which need not be one: nothing is read.
+    unsafe fn prefetch(at: *const u8);
+
     /// [`Simd::STEP`] activations, the same in every lane.
     unsafe fn broadcast(from: *const Self::Activation) -> Self::I;
     /// [`Simd::STEP`] weights for each lane.

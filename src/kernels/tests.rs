@@ -578,31 +578,31 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn pools_are_the_definition(pool in pool(), seed in any::<u64>(), zero_point in any::<u8>()) {
+    fn pools_are_the_definition(pool in pool(), seed in any::<u64>(), zero_point in any::<u8>(), parallel in any::<bool>()) {
         let mut random = Random(seed);
         let len = pool.dims.iter().product();
         let (x, q) = (random.floats(len, -3.0, 3.0), random.bytes(len));
         let (under_x, under_q) = (under(&pool, &x), under(&pool, &q));
         for kernels in Kernels::available() {
             let mut y = vec![f32::NAN; under_x.len()];
-            kernels.max_pool_float(&x, pool, &mut y);
+            kernels.max_pool_float(&x, pool, &mut y, parallel);
             let expected: Vec<f32> =
                 under_x.iter().map(|w| w.iter().copied().reduce(f32::max).unwrap_or(f32::NEG_INFINITY)).collect();
             prop_assert_eq!(difference(&y, &expected), None, "{} max f32", kernels.name());
 
             let mut y = vec![77; under_q.len()];
-            kernels.max_pool_integer(&q, pool, &mut y);
+            kernels.max_pool_integer(&q, pool, &mut y, parallel);
             let expected: Vec<u8> = under_q.iter().map(|w| w.iter().copied().max().unwrap_or(0)).collect();
             prop_assert_eq!(difference(&y, &expected), None, "{} max u8", kernels.name());
 
             let mut y = vec![(0, 0); under_x.len()];
-            kernels.average_pool_float(&x, pool, &mut y, |sum, count| (sum.to_bits(), count));
+            kernels.average_pool_float(&x, pool, &mut y, parallel, |sum, count| (sum.to_bits(), count));
             let expected: Vec<(u32, usize)> =
                 under_x.iter().map(|w| (w.iter().fold(0.0f32, |s, x| s + x).to_bits(), w.len())).collect();
             prop_assert_eq!(difference(&y, &expected), None, "{} average f32", kernels.name());
 
             let mut y = vec![(0, 0); under_q.len()];
-            kernels.average_pool_integer(&q, zero_point, pool, &mut y, |sum, count| (sum, count));
+            kernels.average_pool_integer((&q, zero_point), pool, &mut y, parallel, |sum, count| (sum, count));
             let sum = |w: &[u8]| w.iter().map(|&q| i32::from(q) - i32::from(zero_point)).sum::<i32>();
             let expected: Vec<(i32, usize)> = under_q.iter().map(|w| (sum(w), w.len())).collect();
             prop_assert_eq!(difference(&y, &expected), None, "{} average u8", kernels.name());
@@ -610,7 +610,11 @@ proptest! {
     }
 
     #[test]
-    fn elementwise_operators_are_the_definition(len in 0usize..=130, seed in any::<u64>()) {
+    fn elementwise_operators_are_the_definition(
+        len in prop_oneof![9 => 0usize..=130, 1 => 16_000usize..=40_000],
+        seed in any::<u64>(),
+        parallel in any::<bool>(),
+    ) {
         let mut random = Random(seed);
         let epilogue = float_epilogue(&mut random);
         let (grid, a_grid, b_grid) = (epilogue.grid.unwrap(), random.grid(), random.grid());
@@ -623,36 +627,36 @@ proptest! {
         for kernels in Kernels::available() {
             let name = kernels.name();
             let mut y = vec![77; len];
-            kernels.quantize(&x, grid, &mut y);
+            kernels.quantize(&x, grid, &mut y, parallel);
             let expected: Vec<u8> = x.iter().map(|&x| quantize(x, &grid)).collect();
             prop_assert_eq!(difference(&y, &expected), None, "{} quantize", name);
 
             let mut y = vec![f32::NAN; len];
-            kernels.dequantize(&qa, grid, &mut y);
+            kernels.dequantize(&qa, grid, &mut y, parallel);
             let expected: Vec<f32> = qa.iter().map(|&q| dequantize(q, &grid)).collect();
             prop_assert_eq!(difference(&bits(&y), &bits(&expected)), None, "{} dequantize", name);
 
             let sums: Vec<f32> = a.iter().zip(&b).map(|(a, b)| clip(a + b, &epilogue)).collect();
             let mut y = vec![f32::NAN; len];
-            kernels.add_float(&a, &b, epilogue, Output::Float(&mut y));
+            kernels.add_float(&a, &b, epilogue, Output::Float(&mut y), parallel);
             prop_assert_eq!(difference(&bits(&y), &bits(&sums)), None, "{} add f32", name);
             let mut y = vec![77; len];
-            kernels.add_float(&a, &b, epilogue, Output::Quantized(&mut y));
+            kernels.add_float(&a, &b, epilogue, Output::Quantized(&mut y), parallel);
             let expected: Vec<u8> = sums.iter().map(|&x| quantize(x, &grid)).collect();
             prop_assert_eq!(difference(&y, &expected), None, "{} add f32 to u8", name);
 
             let sum = |(&a, &b): (&u8, &u8)| quantize(dequantize(a, &a_grid) + dequantize(b, &b_grid), &grid);
             let expected: Vec<u8> = qa.iter().zip(&qb).map(sum).map(|q| q.max(low).min(high)).collect();
             let mut y = vec![77; len];
-            kernels.add_integer((&qa, a_grid), (&qb, b_grid), grid, (low, high), Output::Quantized(&mut y));
+            kernels.add_integer((&qa, a_grid), (&qb, b_grid), grid, (low, high), Output::Quantized(&mut y), parallel);
             prop_assert_eq!(difference(&y, &expected), None, "{} add u8", name);
             let mut y = vec![f32::NAN; len];
-            kernels.add_integer((&qa, a_grid), (&qb, b_grid), grid, (low, high), Output::Float(&mut y));
+            kernels.add_integer((&qa, a_grid), (&qb, b_grid), grid, (low, high), Output::Float(&mut y), parallel);
             let expected: Vec<f32> = expected.iter().map(|&q| dequantize(q, &grid)).collect();
             prop_assert_eq!(difference(&bits(&y), &bits(&expected)), None, "{} add u8 to f32", name);
 
             let mut y = vec![f32::NAN; len];
-            kernels.clip_float(&a, epilogue, &mut y);
+            kernels.clip_float(&a, epilogue, &mut y, parallel);
             let expected: Vec<f32> = a.iter().map(|&x| clip(x, &epilogue)).collect();
             prop_assert_eq!(difference(&bits(&y), &bits(&expected)), None, "{} clip f32", name);
             let mut y = vec![77; len];
@@ -669,7 +673,7 @@ fn what_is_no_number_becomes_the_smallest_integer() {
     let x: Vec<f32> = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0].repeat(9);
     for kernels in Kernels::available() {
         let mut y = vec![0; x.len()];
-        kernels.quantize(&x, grid, &mut y);
+        kernels.quantize(&x, grid, &mut y, false);
         assert_eq!(y, [3, 250, 3, 9, 9].repeat(9), "{}", kernels.name());
     }
 }
