@@ -103,20 +103,20 @@ pub enum RestoreError {
 pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, RestoreError> {
     let groups = engine.groups();
     let qconfigs = file.mapping.resolve(groups)?;
-    let name = |group: Option<&str>| group.unwrap_or("nothing").to_owned();
+    let name = |id: Option<&String>| id.map_or("nothing", |id| id).to_owned();
+    let ids = |place: usize| (groups.all().get(place).map(|g| &g.id), file.groups.get(place).map(|g| &g.id));
+    if let Some(place) = (0..groups.len().max(file.groups.len())).find(|&place| ids(place).0 != ids(place).1) {
+        let (expected, got) = ids(place);
+        return Err(RestoreError::Group { place: place + 1, got: name(got), expected: name(expected) });
+    }
     let mut quantization = Vec::with_capacity(groups.len());
-    for place in 0..groups.len().max(file.groups.len()) {
-        let (expected, got) = (groups.all().get(place), file.groups.get(place));
-        let (Some(group), Some(written)) = (expected, got.filter(|g| expected.is_some_and(|e| e.id == g.id))) else {
-            let (got, expected) = (name(got.map(|g| g.id.as_str())), name(expected.map(|g| g.id.as_str())));
-            return Err(RestoreError::Group { place: place + 1, got, expected });
-        };
+    for ((group, written), qconfig) in groups.all().iter().zip(&file.groups).zip(&qconfigs) {
         let wrong = |problem| RestoreError::Parameters { group: group.id.clone(), problem };
         if written.precision == Precision::Fp32 {
             quantization.push(None);
             continue;
         }
-        let qconfig = qconfigs[place].ok_or_else(|| wrong("it is in int8, but the mapping leaves it in fp32"))?;
+        let qconfig = qconfig.ok_or_else(|| wrong("it is in int8, but the mapping leaves it in fp32"))?;
         let no_grid = || wrong("a scale, zero point or range is not one of its dtype");
         let inputs: Option<Vec<Affine>> = written.inputs.iter().map(TensorParameters::grid).collect();
         let inputs = inputs.ok_or_else(no_grid)?;
