@@ -678,6 +678,31 @@ fn what_is_no_number_becomes_the_smallest_integer() {
     }
 }
 
+/// Every sum of two integers on scales of many sizes: the division that is spared must not be missed at a single tie.
+#[test]
+fn sums_of_integers_are_rounded_as_quotients() {
+    let mut random = Random(11);
+    let all: Vec<u8> = (0..=255).collect();
+    let (a, b): (Vec<u8>, Vec<u8>) = all.iter().flat_map(|&a| all.iter().map(move |&b| (a, b))).unzip();
+    for round in 0..60 {
+        let mut grids = [random.grid(), random.grid(), random.grid()];
+        // Scales that are small multiples of another make many ties; extreme ones are divided.
+        let unit = if round % 5 == 0 { 1e-20 } else { random.float(1e-4, 1e3) };
+        grids
+            .iter_mut()
+            .for_each(|grid| grid.scale = unit * random.pick(&[0.5, 1.0, 2.0, 3.0, 0.999_999_9, 1.234_567]));
+        let [x, y, out] = grids;
+        let expected: Vec<u8> =
+            a.iter().zip(&b).map(|(&a, &b)| quantize(dequantize(a, &x) + dequantize(b, &y), &out)).collect();
+        for kernels in Kernels::available() {
+            let mut sum = vec![0; a.len()];
+            let bounds = (out.quant_min, out.quant_max);
+            kernels.add_integer((&a, x), (&b, y), out, bounds, Output::Quantized(&mut sum), false);
+            assert_eq!(difference(&sum, &expected), None, "{} on {grids:?}", kernels.name());
+        }
+    }
+}
+
 #[test]
 fn the_fastest_instruction_set_of_this_cpu_is_tested() {
     let tested: Vec<&str> = Kernels::available().into_iter().map(Kernels::name).collect();
