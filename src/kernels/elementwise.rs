@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{
     FloatEpilogue, Kernels, Output, Simd, dispatch,
-    epilogue::{Grid, MAX_LANES, is_moderate, of_tile},
+    epilogue::{Grid, MAX_LANES, of_tile},
 };
 use crate::quant::Affine;
 
@@ -278,16 +278,16 @@ dispatch!(
 );
 
 /// A sum of integers, as it is: `y = clamp(rne(((a − z_a)·s_a + (b − z_b)·s_b) / s_y) + z_y)` in f32.
-struct AddInteger<S: Simd, const MODERATE: bool> {
+struct AddInteger<S: Simd> {
     a: Grid<S>,
     b: Grid<S>,
     out: Grid<S>,
 }
 
 /// Its methods ask of their caller what those of [`Simd`] do.
-impl<S: Simd, const MODERATE: bool> AddInteger<S, MODERATE> {
+impl<S: Simd> AddInteger<S> {
     #[inline(always)]
-    unsafe fn new([a, b, out]: [Affine; 3], [low, high]: [u8; 2]) -> Self {
+    unsafe fn new([a, b, out]: [Affine; 3], [low, high]: [u8; 2]) -> AddInteger<S> {
         // SAFETY: the caller's promise.
         AddInteger { a: whole(a), b: whole(b), out: unsafe { Grid::new(&out, low, high) } }
     }
@@ -298,13 +298,12 @@ impl<S: Simd, const MODERATE: bool> AddInteger<S, MODERATE> {
         // SAFETY: the caller's promise.
         unsafe {
             let (a, b) = (self.a.dequantize(S::load_bytes(a)), self.b.dequantize(S::load_bytes(b)));
-            let sum = S::add(a, b);
-            if MODERATE { self.out.quantize_moderate(sum) } else { self.out.quantize(sum) }
+            self.out.quantize(S::add(a, b))
         }
     }
 }
 
-impl<S: Simd, const MODERATE: bool> Elementwise<S> for AddInteger<S, MODERATE> {
+impl<S: Simd> Elementwise<S> for AddInteger<S> {
     type X = u8;
     type Y = u8;
 
@@ -317,20 +316,15 @@ impl<S: Simd, const MODERATE: bool> Elementwise<S> for AddInteger<S, MODERATE> {
 
 #[inline(always)]
 fn add_integer_body<S: Simd>(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [u8]) {
-    if grids.iter().all(|grid| is_moderate(grid.scale)) {
-        // SAFETY: S is what this is compiled for.
-        apply_body::<S, _>(&unsafe { AddInteger::<S, true>::new(grids, bounds) }, a, b, y);
-    } else {
-        // SAFETY: as above.
-        apply_body::<S, _>(&unsafe { AddInteger::<S, false>::new(grids, bounds) }, a, b, y);
-    }
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&unsafe { AddInteger::new(grids, bounds) }, a, b, y);
 }
 dispatch!(
     fn add_integer(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [u8]) -> () = add_integer_body
 );
 
 /// A sum of integers, dequantized.
-struct AddIntegerDequantized<S: Simd>(AddInteger<S, false>);
+struct AddIntegerDequantized<S: Simd>(AddInteger<S>);
 
 impl<S: Simd> Elementwise<S> for AddIntegerDequantized<S> {
     type X = u8;

@@ -226,18 +226,10 @@ impl FloatEpilogue {
     }
 }
 
-/// Whether no quotient of two such numbers, nor a remainder of it that matters, comes near the ends of f32.
-pub(super) fn is_moderate(scale: f32) -> bool {
-    const LEAST: f32 = 1.0 / (1u64 << 40) as f32;
-    (LEAST..1.0 / LEAST).contains(&scale)
-}
-
 /// A grid as vectors, with the bounds of what is written.
 #[derive(Clone, Copy)]
 pub(super) struct Grid<S: Simd> {
     scale: S::F,
-    minus_scale: S::F,
-    reciprocal: S::F,
     /// Bounds in steps from the zero point.
     low: S::F,
     high: S::F,
@@ -254,8 +246,6 @@ impl<S: Simd> Grid<S> {
         unsafe {
             Grid {
                 scale: S::splat(grid.scale),
-                minus_scale: S::splat(-grid.scale),
-                reciprocal: S::splat(1.0 / grid.scale),
                 low: S::splat((i32::from(low) - zero_point) as f32),
                 high: S::splat((i32::from(high) - zero_point) as f32),
                 zero_point: S::splat_i(zero_point),
@@ -269,23 +259,6 @@ impl<S: Simd> Grid<S> {
     pub(super) unsafe fn quantize(&self, x: S::F) -> S::I {
         // SAFETY: the caller's promise.
         unsafe { self.clamp(S::div(x, self.scale)) }
-    }
-
-    /// [`Grid::quantize`], bit for bit, without a division: for numbers and scales far from the ends of f32 (see
-    /// [`is_moderate`]).
-    ///
-    /// `q = x·r` with the reciprocal `r` is off by less than 2 units in the last place; one step `q + r·(x − q·s)` by
-    /// fused multiply-adds brings it within 1, from where another rounds correctly (Markstein, Computation of elementary
-    /// functions on the IBM RISC System/6000 processor, 1990, theorem 4).
-    #[inline(always)]
-    pub(super) unsafe fn quantize_moderate(&self, x: S::F) -> S::I {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let q = S::mul(x, self.reciprocal);
-            let q = S::fma(S::fma(q, self.minus_scale, x), self.reciprocal, q);
-            let q = S::fma(S::fma(q, self.minus_scale, x), self.reciprocal, q);
-            self.clamp(q)
-        }
     }
 
     /// [`Affine::dequantize`] of a vector of integers in 0..=255.

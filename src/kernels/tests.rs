@@ -678,7 +678,7 @@ fn what_is_no_number_becomes_the_smallest_integer() {
     }
 }
 
-/// Every sum of two integers on scales of many sizes: the division that is spared must not be missed at a single tie.
+/// Every sum of two integers, on scales of many sizes and with many ties.
 #[test]
 fn sums_of_integers_are_rounded_as_quotients() {
     let mut random = Random(11);
@@ -686,7 +686,7 @@ fn sums_of_integers_are_rounded_as_quotients() {
     let (a, b): (Vec<u8>, Vec<u8>) = all.iter().flat_map(|&a| all.iter().map(move |&b| (a, b))).unzip();
     for round in 0..60 {
         let mut grids = [random.grid(), random.grid(), random.grid()];
-        // Scales that are small multiples of another make many ties; extreme ones are divided.
+        // Scales that are small multiples of another make many ties.
         let unit = if round % 5 == 0 { 1e-20 } else { random.float(1e-4, 1e3) };
         grids
             .iter_mut()
