@@ -57,14 +57,14 @@ fn layers(criterion: &mut Criterion) {
             group.bench_function(format!("{} fp32", kernels.name()), |bencher| {
                 bencher.iter(|| {
                     let pictures = Pictures { x: black_box(&x), dims, padding: 0.0 };
-                    kernels.conv_float(&float, pictures, clip, Output::Float(black_box(&mut y)), false);
+                    kernels.conv_float(&float, pictures, clip, None, Output::Float(black_box(&mut y)), false);
                 });
             });
             group.bench_function(format!("{} int8", kernels.name()), |bencher| {
                 bencher.iter(|| {
                     let out = Output::Quantized(black_box(&mut qy));
                     let pictures = Pictures { x: black_box(&q), dims, padding: 128 };
-                    kernels.conv_integer(&integer, pictures, &requantize, out, false);
+                    kernels.conv_integer(&integer, pictures, &requantize, None, out, false);
                 });
             });
         }

@@ -26,9 +26,10 @@ mod reference;
 mod simd;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 pub use conv::Pictures;
-pub use epilogue::{FloatEpilogue, IntegerEpilogue, Output};
+pub use epilogue::{FloatEpilogue, FloatResidual, IntegerEpilogue, IntegerResidual, Output};
 pub use packing::{Geometry, PackedFloat, PackedInteger};
 pub use peak::Peak;
 pub use pool::PoolWindow;

@@ -99,7 +99,7 @@ impl Convolution {
         let [batch, _, height, width] = self.x_shape;
         let out = Output::Quantized(&mut y);
         let pictures = Pictures { x: &x, dims: [batch, height, width], padding: self.x_zero_point };
-        kernels.conv_integer(packed, pictures, epilogue, out, false);
+        kernels.conv_integer(packed, pictures, epilogue, None, out, false);
         y
     }
 }

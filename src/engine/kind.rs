@@ -164,11 +164,11 @@ impl Call<'_> {
         match (self.kind, inputs, out) {
             (Kind::ConvFloat { packed, epilogue }, [Data::Float(x)], out) => {
                 let pictures = Pictures { x, dims: [n, h, w], padding: 0.0 };
-                kernels.conv_float(packed, pictures, *epilogue, out, self.parallel);
+                kernels.conv_float(packed, pictures, *epilogue, None, out, self.parallel);
             }
             (Kind::ConvInteger { weight, zero_point, epilogue }, [Data::Quantized(x)], out) => {
                 let pictures = Pictures { x, dims: [n, h, w], padding: *zero_point };
-                kernels.conv_integer(&weight.packed, pictures, epilogue, out, self.parallel);
+                kernels.conv_integer(&weight.packed, pictures, epilogue, None, out, self.parallel);
             }
             (Kind::AddFloat(epilogue), [Data::Float(a), Data::Float(b)], out) => {
                 kernels.add_float(a, b, *epilogue, out, self.parallel);

@@ -5,10 +5,11 @@ use std::{borrow::Cow, ops::Range};
 use rayon::prelude::*;
 
 use super::{
-    Activation, FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Simd, Weight, depthwise,
-    dispatch,
-    epilogue::{Epilogue, FloatLayer, IntegerLayer, Target},
+    Activation, FloatEpilogue, FloatResidual, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat,
+    PackedInteger, Simd, Weight, depthwise, dispatch,
+    epilogue::{Epilogue, FloatChannels, FloatLayer, IntegerChannels, IntegerLayer, Target},
     packing::{Geometry, Integers},
+    windows::{self, Area, Class, Run},
 };
 #[cfg(target_arch = "x86_64")]
 use super::{paired, paired::PairedConv};
@@ -38,12 +39,14 @@ impl Kernels {
         packed: &PackedFloat,
         pictures: Pictures<'_, f32>,
         epilogue: FloatEpilogue,
+        residual: Option<FloatResidual<'_>>,
         out: Output<'_>,
         parallel: bool,
     ) {
         assert_eq!(self, packed.kernels, "weights are packed for other kernels");
         assert!(epilogue.grid.is_some() || matches!(out, Output::Float(_)), "a quantized output needs a grid");
-        let layer = FloatLayer { packed, epilogue };
+        assert!(residual.is_none_or(|r| r.x.len() == out.len()), "elements of the residual");
+        let layer = FloatLayer { packed, epilogue, residual };
         if packed.geometry.is_depthwise() {
             return depthwise::float(self, layer, pictures, out, parallel);
         }
@@ -62,11 +65,13 @@ impl Kernels {
         packed: &PackedInteger,
         pictures: Pictures<'_, u8>,
         epilogue: &IntegerEpilogue,
+        residual: Option<IntegerResidual<'_>>,
         out: Output<'_>,
         parallel: bool,
     ) {
         assert_eq!(self, packed.kernels, "weights are packed for other kernels");
-        let layer = IntegerLayer { packed, epilogue };
+        assert!(residual.is_none_or(|r| r.x.len() == out.len()), "elements of the residual");
+        let layer = IntegerLayer { packed, epilogue, residual };
         if packed.geometry.is_depthwise() {
             return depthwise::integer(self, layer, pictures, out, parallel);
         }
@@ -117,6 +122,10 @@ impl<'a> Shape<'a> {
         }
         let output = geometry.window.output_size([height, width]).unwrap_or([0, 0]);
         Shape { geometry, batch, input: [height, width], output, element: size_of::<T>() }
+    }
+
+    pub(super) fn has_no_padding(&self) -> bool {
+        self.geometry.window.pads == [0; 4]
     }
 
     /// Elements of one output.
@@ -232,14 +241,50 @@ impl<'a> Shape<'a> {
         copy
     }
 
-    /// What a part sees, where it can be read in place.
+    /// What tiles read, and which pixels of a part read what of it.
     #[inline(always)]
-    pub(super) fn in_place<'x, T>(&self, x: &'x [T], part: &Part, slack: usize) -> Option<&'x [T]> {
-        let per_picture = self.input[0] * self.row();
-        let rows = self.padded_rows(&part.rows);
-        let start = part.picture * per_picture + rows.start * self.row();
-        let pads = self.geometry.window.pads;
-        (pads == [0; 4]).then(|| x.get(start..start + rows.len() * self.row() + slack)).flatten()
+    fn input<'x, S: Simd, D: Dense<S>>(&self, dense: &'x D, part: &Part) -> (Cow<'x, [D::X]>, Vec<Class>) {
+        let Geometry { in_channels, window, .. } = *self.geometry;
+        let [height, width] = self.input;
+        let [top, left, bottom, right] = window.pads;
+        let [runs, run] = self.geometry.runs();
+        let area = |input: [usize; 2], pads, first_input| Area {
+            rows: part.rows.clone(),
+            width: self.output[1],
+            input,
+            pads,
+            first_input,
+            first_output: part.picture * self.output_len()
+                + part.rows.start * self.output[1] * self.geometry.out_channels,
+        };
+        // Runs are cut between taps, which must be between products.
+        let is_cut_evenly = runs == self.geometry.taps() || in_channels.is_multiple_of(D::STEP);
+        if let Some(x) = dense.stored().filter(|_| window.pads == [0; 4] || is_cut_evenly) {
+            let first = part.picture * height * width * in_channels;
+            let classes = windows::classes(self.geometry, &area([height, width], [top, left], first as isize), D::STEP);
+            if self.is_inside(&classes, D::STEP, x.len()) {
+                return (Cow::Borrowed(x), classes);
+            }
+        }
+        let copy = dense.copy(part, run.next_multiple_of(D::STEP) - run);
+        let before = part.rows.start * window.stride[0] * self.row();
+        let padded = [top + height + bottom, left + width + right];
+        let classes = windows::classes(self.geometry, &area(padded, [0, 0], -(before as isize)), D::STEP);
+        assert!(self.is_inside(&classes, D::STEP, copy.len()), "a window reaches outside its input");
+        (Cow::Owned(copy), classes)
+    }
+
+    /// Whether all that tiles read, the elements that fill up the last product of a run included, is in `0..len`.
+    fn is_inside(&self, classes: &[Class], step: usize, len: usize) -> bool {
+        let last_group = (self.geometry.groups - 1) * self.geometry.in_per_group();
+        classes.iter().all(|class| {
+            let pixels = class.pixels.iter().map(|pixel| pixel.input);
+            let (Some(first), Some(last)) = (pixels.clone().min(), pixels.max()) else { return true };
+            class.runs.iter().all(|run| {
+                let end = last + run.at + (run.products * step + last_group) as isize;
+                first + run.at >= 0 && end <= len as isize
+            })
+        })
     }
 }
 
@@ -260,18 +305,31 @@ pub(super) trait Dense<S: Simd> {
     fn layer(&self) -> &Self::Layer;
     fn shape(&self) -> &Shape<'_>;
 
-    /// What a part sees, and so many more elements that no product reaches beyond.
-    fn input(&self, part: &Part, slack: usize) -> Cow<'_, [Self::X]>;
+    /// All pictures, where tiles can read them as they are stored: windows leave out what they see of the padding.
+    fn stored(&self) -> Option<&[Self::X]>;
 
-    /// A block, counted over all groups, of runs that begin at these offsets from a pixel.
-    fn block<'b>(&'b self, runs: &'b [usize], block: usize) -> Self::Block<'b>;
+    /// What a part sees, with its padding, and so many more elements that no product reaches beyond.
+    fn copy(&self, part: &Part, slack: usize) -> Vec<Self::X>;
+
+    /// A block, counted over all groups. Where nothing can be left out, all windows have these runs.
+    fn block<'b>(&'b self, runs: &[Run], block: usize) -> Self::Block<'b>;
 
     /// The weights of a block.
     fn weights(block: &Self::Block<'_>) -> Range<*const u8>;
 
+    /// What the sums of these channels begin with where taps are left out.
+    unsafe fn start(
+        &self,
+        channels: &<Self::Layer as Epilogue<S>>::Channels,
+        outside: &[usize],
+        channel: usize,
+        lanes: usize,
+    ) -> [Sum<S, Self>; 2];
+
     /// `start + Σ x[pixel][run][element]·w[run][element]`; meanwhile prefetches.
     unsafe fn tile<const P: usize>(
         block: &Self::Block<'_>,
+        runs: &[Run],
         ahead: Ahead,
         start: [Sum<S, Self>; 2],
         pixels: [*const Self::X; P],
@@ -287,12 +345,6 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// The `tile`th of `tiles` shares of these weights, over `products` products.
-    fn new(weights: &Range<*const u8>, [tile, tiles]: [usize; 2], products: usize) -> Ahead {
-        let share = (weights.end as usize - weights.start as usize).div_ceil(tiles);
-        Ahead { at: weights.start.wrapping_add(tile * share), step: share.div_ceil(products.max(1)) }
-    }
-
     /// Prefetches what is next.
     ///
     /// # Safety
@@ -305,22 +357,12 @@ impl Ahead {
     }
 }
 
-/// A block that walks through its runs from the first product to the last.
-struct Runs<'a, W> {
-    runs: &'a [usize],
-    /// Products of a run.
-    steps: usize,
-    weights: &'a [W],
-}
-
-impl<'a, W> Runs<'a, W> {
-    /// The `block`th of equal blocks with `step` elements a product.
-    #[inline(always)]
-    fn new(geometry: &Geometry, packed: &'a [W], runs: &'a [usize], block: usize, [lanes, step]: [usize; 2]) -> Self {
-        let steps = geometry.runs()[1].div_ceil(step);
-        let len = runs.len() * steps * lanes * step;
-        Runs { runs, steps, weights: &packed[block * len..(block + 1) * len] }
-    }
+/// The `block`th of equal blocks of `lanes` channels with `step` elements a product.
+#[inline(always)]
+fn equal_block<'a, W>(geometry: &Geometry, packed: &'a [W], block: usize, [lanes, step]: [usize; 2]) -> &'a [W] {
+    let [runs, run] = geometry.runs();
+    let len = runs * run.next_multiple_of(step) * lanes;
+    &packed[block * len..(block + 1) * len]
 }
 
 type Sum<S, D> = <<D as Dense<S>>::Layer as Epilogue<S>>::Sum;
@@ -341,7 +383,7 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
     type Layer = FloatLayer<'a>;
     type X = f32;
     type Block<'b>
-        = Runs<'b, f32>
+        = &'b [f32]
     where
         Self: 'b;
     const STEP: usize = 1;
@@ -357,46 +399,55 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
     }
 
     #[inline(always)]
-    fn block<'b>(&'b self, runs: &'b [usize], block: usize) -> Runs<'b, f32> {
+    fn stored(&self) -> Option<&[f32]> {
+        Some(self.x.x)
+    }
+
+    #[inline(always)]
+    fn copy(&self, part: &Part, slack: usize) -> Vec<f32> {
+        self.shape.copy(self.x.x, part, self.x.padding, slack, |v| v)
+    }
+
+    #[inline(always)]
+    fn block<'b>(&'b self, _: &[Run], block: usize) -> &'b [f32] {
         let packed = self.layer.packed;
-        Runs::new(&packed.geometry, packed.weights.as_slice(), runs, block, [2 * S::WIDTH, 1])
+        equal_block(&packed.geometry, packed.weights.as_slice(), block, [2 * S::WIDTH, 1])
     }
 
     #[inline(always)]
-    fn weights(block: &Runs<'_, f32>) -> Range<*const u8> {
-        bytes(block.weights)
+    fn weights(block: &&[f32]) -> Range<*const u8> {
+        bytes(block)
     }
 
     #[inline(always)]
-    fn input(&self, part: &Part, slack: usize) -> Cow<'_, [f32]> {
-        match self.shape.in_place(self.x.x, part, slack) {
-            Some(x) => Cow::Borrowed(x),
-            None => Cow::Owned(self.shape.copy(self.x.x, part, self.x.padding, slack, |v| v)),
-        }
+    unsafe fn start(&self, channels: &FloatChannels<S>, _: &[usize], _: usize, _: usize) -> [S::F; 2] {
+        // SAFETY: the caller's promise. What is left out is 0.
+        unsafe { <FloatLayer<'_> as Epilogue<S>>::start(channels) }
     }
 
     #[inline(always)]
     unsafe fn tile<const P: usize>(
-        &Runs { runs, steps, weights }: &Runs<'_, f32>,
+        block: &&[f32],
+        runs: &[Run],
         mut ahead: Ahead,
         start: [S::F; 2],
         pixels: [*const f32; P],
     ) -> [[S::F; 2]; P] {
-        // SAFETY: the caller's promise: `steps` elements at each run of each pixel, and as many times two vectors of
-        // weights a run.
+        // SAFETY: the caller's promise: `products` elements at each run of each pixel, and as many times two vectors of
+        // weights.
         unsafe {
             let mut sums = [start; P];
-            let mut w = weights.as_ptr();
-            for &run in runs {
+            for run in runs {
+                let mut w = block.as_ptr().add(run.product * 2 * S::WIDTH);
                 let mut x = pixels;
                 for p in 0..P {
-                    x[p] = x[p].add(run);
+                    x[p] = x[p].wrapping_offset(run.at);
                 }
-                for step in 0..steps {
+                for product in 0..run.products {
                     ahead.next::<S>();
                     let weights = [S::load(w), S::load(w.add(S::WIDTH))];
                     for p in 0..P {
-                        let v = S::splat(*x[p].add(step));
+                        let v = S::splat(*x[p].add(product));
                         sums[p] = [S::fma(v, weights[0], sums[p][0]), S::fma(v, weights[1], sums[p][1])];
                     }
                     w = w.add(2 * S::WIDTH);
@@ -411,7 +462,7 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
     type Layer = IntegerLayer<'a>;
     type X = S::Activation;
     type Block<'b>
-        = Runs<'b, S::Weight>
+        = &'b [S::Weight]
     where
         Self: 'b;
     const STEP: usize = S::STEP;
@@ -427,46 +478,61 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
     }
 
     #[inline(always)]
-    fn block<'b>(&'b self, runs: &'b [usize], block: usize) -> Runs<'b, S::Weight> {
+    fn stored(&self) -> Option<&[S::Activation]> {
+        S::Activation::stored(self.x.x)
+    }
+
+    #[inline(always)]
+    fn copy(&self, part: &Part, slack: usize) -> Vec<S::Activation> {
+        self.shape.copy(self.x.x, part, self.x.padding, slack, S::Activation::of)
+    }
+
+    #[inline(always)]
+    fn block<'b>(&'b self, _: &[Run], block: usize) -> &'b [S::Weight] {
         let packed = self.layer.packed;
         let weights = S::Weight::unpacked(&packed.weights).expect("weights are packed for these kernels");
-        Runs::new(&packed.geometry, weights, runs, block, [2 * S::WIDTH, S::STEP])
+        equal_block(&packed.geometry, weights, block, [2 * S::WIDTH, S::STEP])
     }
 
     #[inline(always)]
-    fn weights(block: &Runs<'_, S::Weight>) -> Range<*const u8> {
-        bytes(block.weights)
+    fn weights(block: &&[S::Weight]) -> Range<*const u8> {
+        bytes(block)
     }
 
     #[inline(always)]
-    fn input(&self, part: &Part, slack: usize) -> Cow<'_, [S::Activation]> {
-        match S::Activation::stored(self.x.x).and_then(|x| self.shape.in_place(x, part, slack)) {
-            Some(x) => Cow::Borrowed(x),
-            None => Cow::Owned(self.shape.copy(self.x.x, part, self.x.padding, slack, S::Activation::of)),
-        }
+    unsafe fn start(
+        &self,
+        channels: &IntegerChannels<S>,
+        outside: &[usize],
+        channel: usize,
+        lanes: usize,
+    ) -> [S::I; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { self.layer.start_without(channels, outside, self.x.padding, channel, lanes) }
     }
 
     #[inline(always)]
     unsafe fn tile<const P: usize>(
-        &Runs { runs, steps, weights }: &Runs<'_, S::Weight>,
+        block: &&[S::Weight],
+        runs: &[Run],
         mut ahead: Ahead,
         start: [S::I; 2],
         pixels: [*const S::Activation; P],
     ) -> [[S::I; 2]; P] {
-        // SAFETY: as for f32, with STEP elements a step.
+        // SAFETY: as for f32, with STEP elements a product.
         unsafe {
             let mut sums = [start; P];
-            let mut w = weights.as_ptr();
-            for &run in runs {
+            for run in runs {
+                let mut w = block.as_ptr().add(run.product * 2 * S::WIDTH * S::STEP);
                 let mut x = pixels;
                 for p in 0..P {
-                    x[p] = x[p].add(run);
+                    x[p] = x[p].wrapping_offset(run.at);
                 }
-                for step in 0..steps {
+                for product in 0..run.products {
                     ahead.next::<S>();
                     let weights = [S::weights(w), S::weights(w.add(S::WIDTH * S::STEP))];
                     for p in 0..P {
-                        let v = S::broadcast(x[p].add(step * S::STEP));
+                        let v = S::broadcast(x[p].add(product * S::STEP));
                         sums[p] = [S::dot(sums[p][0], v, weights[0]), S::dot(sums[p][1], v, weights[1])];
                     }
                     w = w.add(2 * S::WIDTH * S::STEP);
@@ -497,79 +563,70 @@ pub(super) fn settle<T: Copy, const P: usize>(sums: &[[T; 2]; P]) -> [[T; 2]; P]
 /// One part: weight blocks outside, so that a block stays in cache over the pixels.
 #[inline(always)]
 pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Target) {
-    let shape = dense.shape();
-    let geometry = shape.geometry;
-    let (window, lanes) = (geometry.window, 2 * S::WIDTH);
-    let [runs, run] = geometry.runs();
-    let steps = run.div_ceil(D::STEP);
-    let input = dense.input(part, steps * D::STEP - run);
-    let (row, channels) = (shape.row(), geometry.in_channels);
-
-    let across = if runs == window.kernel[0] { 1 } else { window.kernel[1] };
-    let offset = |r: usize| r / across * window.dilation[0] * row + r % across * window.dilation[1] * channels;
-    let runs: Vec<usize> = (0..runs).map(offset).collect();
-    let width = shape.output[1];
-    let pixels: Vec<usize> = (0..part.rows.len())
-        .flat_map(|y| (0..width).map(move |x| y * window.stride[0] * row + x * window.stride[1] * channels))
-        .collect();
-
+    let geometry = dense.shape().geometry;
+    let lanes = 2 * S::WIDTH;
+    let (input, classes) = dense.shape().input::<S, D>(dense, part);
+    let all_runs = classes.first().map_or(&[][..], |class| &class.runs);
     let per_group = geometry.blocks(lanes);
-    let last_group = (geometry.groups - 1) * geometry.in_per_group();
-    let furthest = |offsets: &[usize]| offsets.iter().max().copied().unwrap_or(0);
-    let reach = furthest(&pixels) + furthest(&runs) + last_group + steps * D::STEP;
-    assert!(reach <= input.len(), "a window reaches outside its input");
-
-    let first = part.picture * shape.output_len() + part.rows.start * width * geometry.out_channels;
-    let mut of_tiles = dense.block(&runs, part.blocks.start);
+    let tiles: usize = classes.iter().map(|class| class.pixels.len().div_ceil(D::PIXELS)).sum();
+    let mut of_tiles = dense.block(all_runs, part.blocks.start);
     for block in part.blocks.clone() {
         let (group, within) = (block / per_group, block % per_group * lanes);
         let channel = group * geometry.out_per_group() + within;
         let lanes = lanes.min(geometry.out_per_group() - within);
-        let following = (block + 1 < part.blocks.end).then(|| dense.block(&runs, block + 1));
+        let following = (block + 1 < part.blocks.end).then(|| dense.block(all_runs, block + 1));
         let next = D::weights(following.as_ref().unwrap_or(&of_tiles));
+        let share = (next.end as usize - next.start as usize).div_ceil(tiles);
+        let mut ahead = next.start;
         let x = input[group * geometry.in_per_group()..].as_ptr();
         // SAFETY: S is the instruction set that this is compiled for (see `dispatch`).
         let of_block = unsafe { dense.layer().channels(channel, lanes) };
-        // SAFETY: as above.
-        let start = unsafe { D::Layer::start(&of_block) };
-        let tiles = pixels.len().div_ceil(D::PIXELS);
-        let mut done = 0;
-        for tile in 0..tiles {
+        for Class { runs, outside, pixels } in &classes {
+            // SAFETY: as above.
+            let start = unsafe { dense.start(&of_block, outside, channel, lanes) };
+            let products: usize = runs.iter().map(|run| run.products).sum();
+            let step = share.div_ceil(products.max(1));
             // Tiles of nearly one size: a tile of few pixels waits for its own sums.
-            let count = pixels.len() * (tile + 1) / tiles - done;
-            let ahead = Ahead::new(&next, [tile, tiles], runs.len() * steps);
-            macro_rules! sums {
-                ($p:literal) => {{
-                    // SAFETY: all reads were found to be inside the input above, and the parts of a
-                    // call write rows and channels of their own, inside the output.
-                    unsafe {
-                        let offsets = pixels.as_ptr().add(done);
-                        let mut at = [x; $p];
-                        for p in 0..$p {
-                            at[p] = x.add(*offsets.add(p));
+            let tiles = pixels.len().div_ceil(D::PIXELS);
+            let (count, larger) = (pixels.len() / tiles, pixels.len() % tiles);
+            let mut rest = &pixels[..];
+            for tile in 0..tiles {
+                let (pixels, others) = rest.split_at(count + usize::from(tile < larger));
+                let of_tile = Ahead { at: ahead, step };
+                (rest, ahead) = (others, ahead.wrapping_add(share));
+                macro_rules! sums {
+                    ($p:literal) => {{
+                        // SAFETY: there are so many pixels; all reads were found to be inside the input, and the parts
+                        // of a call write rows and channels of their own, inside the output.
+                        unsafe {
+                            let (mut from, mut to) = ([x; $p], [channel; $p]);
+                            for p in 0..$p {
+                                from[p] = x.wrapping_offset(pixels.get_unchecked(p).input);
+                            }
+                            let sums = D::tile::<$p>(&of_tiles, runs, of_tile, start, from);
+                            for p in 0..$p {
+                                to[p] += pixels.get_unchecked(p).output;
+                            }
+                            D::Layer::write(&of_block, &sums, target, to, lanes);
                         }
-                        let sums = D::tile::<$p>(&of_tiles, ahead, start, at);
-                        let at = first + done * geometry.out_channels + channel;
-                        D::Layer::write(&of_block, &sums, target, at, geometry.out_channels, lanes);
-                    }
-                }};
+                    }};
+                }
+                match pixels.len() {
+                    1 => sums!(1),
+                    2 => sums!(2),
+                    3 => sums!(3),
+                    4 => sums!(4),
+                    5 if D::PIXELS >= 5 => sums!(5),
+                    6 if D::PIXELS >= 6 => sums!(6),
+                    7 if D::PIXELS >= 7 => sums!(7),
+                    8 if D::PIXELS >= 8 => sums!(8),
+                    9 if D::PIXELS >= 9 => sums!(9),
+                    10 if D::PIXELS >= 10 => sums!(10),
+                    11 if D::PIXELS >= 11 => sums!(11),
+                    12 if D::PIXELS >= 12 => sums!(12),
+                    count => unreachable!("a tile of {count} pixels"),
+                }
             }
-            match count {
-                1 => sums!(1),
-                2 => sums!(2),
-                3 => sums!(3),
-                4 => sums!(4),
-                5 if D::PIXELS >= 5 => sums!(5),
-                6 if D::PIXELS >= 6 => sums!(6),
-                7 if D::PIXELS >= 7 => sums!(7),
-                8 if D::PIXELS >= 8 => sums!(8),
-                9 if D::PIXELS >= 9 => sums!(9),
-                10 if D::PIXELS >= 10 => sums!(10),
-                11 if D::PIXELS >= 11 => sums!(11),
-                12 if D::PIXELS >= 12 => sums!(12),
-                _ => unreachable!("a tile of {count} pixels"),
-            }
-            done += count;
         }
         if let Some(following) = following {
             of_tiles = following;

@@ -6,9 +6,10 @@ use std::{borrow::Cow, ops::Range};
 use rayon::prelude::*;
 
 use super::{
-    Kernels, Output, Pictures, Simd, Weight, dispatch,
-    epilogue::{Epilogue, FloatLayer, IntegerLayer, Target},
+    Activation, IntegerEpilogue, Kernels, Output, Pictures, Simd, Weight, dispatch,
+    epilogue::{Epilogue, FloatChannels, FloatLayer, Grid, IntegerLayer, Target},
     packing::Geometry,
+    simd::MAX_BLOCK,
 };
 use crate::graph::Window;
 
@@ -74,8 +75,12 @@ fn run<X: Copy>(
 
 /// Windows side by side.
 struct Line<'a, X> {
-    /// Where each tap of the first window is.
+    /// Where each tap of the first window is: for each [`Depthwise::ROWS`] rows of the kernel, column by column.
     taps: &'a [*const X],
+    /// Taps of a row.
+    across: usize,
+    /// Windows from one to the next, in columns of the picture; 0 where taps are not adjacent.
+    stride: usize,
     /// Elements from one window to the next.
     step: usize,
     windows: usize,
@@ -84,30 +89,49 @@ struct Line<'a, X> {
 }
 
 /// A depthwise convolution for one instruction set. Its methods ask of their caller what those of [`Simd`] do.
-trait Depthwise<S: Simd>: Epilogue<S> {
+trait Depthwise<S: Simd> {
     type X: Copy;
     type W: Copy;
-    /// Taps of one product.
-    const TAPS: usize;
+    /// What is known of a block of channels.
+    type Channels: Copy;
+    /// The sums of one window.
+    type Sums: Copy;
+    /// Channels of a block.
+    const LANES: usize;
+    /// Rows of the kernel that one product takes; those that are too many have weights of 0.
+    const ROWS: usize;
 
     fn geometry(&self) -> &Geometry;
     fn packed(&self) -> &[Self::W];
 
-    /// `start` and the sums of two vectors of channels for `P` windows: the first `at` elements behind the taps, each
-    /// other `step` elements behind the last.
+    unsafe fn channels(&self, channel: usize, lanes: usize) -> Self::Channels;
+
+    /// The sums of `P` windows: the first `at` elements behind the taps.
     unsafe fn sums<const P: usize>(
-        start: [Self::Sum; 2],
-        taps: &[*const Self::X],
+        channels: &Self::Channels,
+        line: &Line<'_, Self::X>,
         at: usize,
-        step: usize,
         w: *const Self::W,
-    ) -> [[Self::Sum; 2]; P];
+    ) -> [Self::Sums; P];
+
+    /// Writes the outputs of `P` windows, the first `lanes` channels of each, from element `at` on.
+    unsafe fn write<const P: usize>(
+        channels: &Self::Channels,
+        sums: &[Self::Sums; P],
+        target: Target,
+        at: usize,
+        stride: usize,
+        lanes: usize,
+    );
 }
 
 impl<S: Simd> Depthwise<S> for FloatLayer<'_> {
     type X = f32;
     type W = f32;
-    const TAPS: usize = 1;
+    type Channels = FloatChannels<S>;
+    type Sums = [S::F; 2];
+    const LANES: usize = 2 * S::WIDTH;
+    const ROWS: usize = 1;
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
@@ -120,20 +144,25 @@ impl<S: Simd> Depthwise<S> for FloatLayer<'_> {
     }
 
     #[inline(always)]
+    unsafe fn channels(&self, channel: usize, lanes: usize) -> FloatChannels<S> {
+        // SAFETY: the caller's promise.
+        unsafe { Epilogue::<S>::channels(self, channel, lanes) }
+    }
+
+    #[inline(always)]
     unsafe fn sums<const P: usize>(
-        start: [S::F; 2],
-        taps: &[*const f32],
+        channels: &FloatChannels<S>,
+        line: &Line<'_, f32>,
         at: usize,
-        step: usize,
         mut w: *const f32,
     ) -> [[S::F; 2]; P] {
         // SAFETY: the caller's promise: two vectors at each tap of each window, and two of weights a tap.
         unsafe {
-            let mut sums = [start; P];
-            for &tap in taps {
+            let mut sums = [<Self as Epilogue<S>>::start(channels); P];
+            for &tap in line.taps {
                 let weights = [S::load(w), S::load(w.add(S::WIDTH))];
                 for p in 0..P {
-                    let x = tap.add(at + p * step);
+                    let x = tap.add(at + p * line.step);
                     sums[p][0] = S::fma(S::load(x), weights[0], sums[p][0]);
                     sums[p][1] = S::fma(S::load(x.add(S::WIDTH)), weights[1], sums[p][1]);
                 }
@@ -142,12 +171,51 @@ impl<S: Simd> Depthwise<S> for FloatLayer<'_> {
             sums
         }
     }
+
+    #[inline(always)]
+    unsafe fn write<const P: usize>(
+        channels: &FloatChannels<S>,
+        sums: &[[S::F; 2]; P],
+        target: Target,
+        at: usize,
+        stride: usize,
+        lanes: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            <Self as Epilogue<S>>::write::<P>(channels, sums, target, std::array::from_fn(|p| at + p * stride), lanes)
+        }
+    }
+}
+
+/// What is known of a block of channels in integers, in the order of [`Simd::depthwise_channel`].
+#[derive(Clone, Copy)]
+struct IntegerBlock<S: Simd> {
+    constants: [S::I; 4],
+    multipliers: [S::F; 4],
+    grid: Grid<S>,
+}
+
+/// Values of a block in the order of [`Simd::depthwise_channel`], 0 where there are fewer channels than lanes.
+#[inline(always)]
+fn in_block_order<S: Simd, T: Copy + Default>(value: impl Fn(usize) -> T, lanes: usize) -> [T; MAX_BLOCK] {
+    let mut block = [T::default(); MAX_BLOCK];
+    for (i, out) in block[..4 * S::WIDTH].iter_mut().enumerate() {
+        let channel = S::depthwise_channel(i / S::WIDTH, i % S::WIDTH);
+        if channel < lanes {
+            *out = value(channel);
+        }
+    }
+    block
 }
 
 impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
     type X = u8;
     type W = S::Weight;
-    const TAPS: usize = S::TAPS;
+    type Channels = IntegerBlock<S>;
+    type Sums = [S::I; 4];
+    const LANES: usize = 4 * S::WIDTH;
+    const ROWS: usize = S::ROWS;
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
@@ -160,30 +228,142 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
     }
 
     #[inline(always)]
-    unsafe fn sums<const P: usize>(
-        start: [S::I; 2],
-        taps: &[*const u8],
-        at: usize,
-        step: usize,
-        mut w: *const S::Weight,
-    ) -> [[S::I; 2]; P] {
-        // SAFETY: the caller's promise, as for f32.
+    unsafe fn channels(&self, channel: usize, lanes: usize) -> IntegerBlock<S> {
+        let &IntegerEpilogue { ref constants, ref multipliers, grid, low, high } = self.epilogue;
+        let (constants, sums) = (&constants[channel..], &self.packed.sums[channel..]);
+        let constants =
+            in_block_order::<S, _>(|c| constants[c].wrapping_add(S::Activation::SHIFT.wrapping_mul(sums[c])), lanes);
+        let multipliers = in_block_order::<S, _>(|c| multipliers[channel + c], lanes);
+        let (c, m) = (constants.as_ptr(), multipliers.as_ptr());
+        // SAFETY: a block's lanes are at most MAX_BLOCK.
         unsafe {
-            let mut sums = [[S::splat_i(0); 2]; P];
-            for taps in taps.chunks_exact(S::TAPS) {
-                let weights = S::depthwise_weights(w);
-                for p in 0..P {
-                    sums[p] = S::depthwise(sums[p], taps, at + p * step, &weights);
-                }
-                w = w.add(2 * S::WIDTH * S::TAPS);
+            IntegerBlock {
+                constants: [
+                    S::load_i(c),
+                    S::load_i(c.add(S::WIDTH)),
+                    S::load_i(c.add(2 * S::WIDTH)),
+                    S::load_i(c.add(3 * S::WIDTH)),
+                ],
+                multipliers: [
+                    S::load(m),
+                    S::load(m.add(S::WIDTH)),
+                    S::load(m.add(2 * S::WIDTH)),
+                    S::load(m.add(3 * S::WIDTH)),
+                ],
+                grid: Grid::new(&grid, low, high),
             }
-            let mut ordered = [start; P];
-            for p in 0..P {
-                let [a, b] = S::depthwise_in_order(sums[p]);
-                ordered[p] = [S::add_i(a, start[0]), S::add_i(b, start[1])];
-            }
-            ordered
         }
+    }
+
+    #[inline(always)]
+    unsafe fn sums<const P: usize>(
+        channels: &IntegerBlock<S>,
+        line: &Line<'_, u8>,
+        at: usize,
+        w: *const S::Weight,
+    ) -> [[S::I; 4]; P] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (line.across, line.stride) {
+                (3, 1) if P > 1 => strip::<S, P, 3, 1>(channels, line, at, w),
+                (3, 2) if P > 1 => strip::<S, P, 3, 2>(channels, line, at, w),
+                (5, 1) if P > 1 => strip::<S, P, 5, 1>(channels, line, at, w),
+                (5, 2) if P > 1 => strip::<S, P, 5, 2>(channels, line, at, w),
+                _ => {
+                    let mut sums = [channels.constants; P];
+                    for p in 0..P {
+                        let at = at + p * line.step;
+                        let mut w = w;
+                        for rows in line.taps.chunks_exact(S::ROWS) {
+                            sums[p] = products::<S>(sums[p], S::column(rows, at), w);
+                            w = w.add(4 * S::WIDTH * S::ROWS);
+                        }
+                    }
+                    sums
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn write<const P: usize>(
+        channels: &IntegerBlock<S>,
+        sums: &[[S::I; 4]; P],
+        target: Target,
+        at: usize,
+        stride: usize,
+        lanes: usize,
+    ) {
+        let IntegerBlock { multipliers, grid, .. } = channels;
+        // SAFETY: the caller's promise. What is not bytes goes through an array.
+        unsafe {
+            for p in 0..P {
+                let steps = [
+                    S::mul(S::to_float(sums[p][0]), multipliers[0]),
+                    S::mul(S::to_float(sums[p][1]), multipliers[1]),
+                    S::mul(S::to_float(sums[p][2]), multipliers[2]),
+                    S::mul(S::to_float(sums[p][3]), multipliers[3]),
+                ];
+                // The order of narrowing undoes that of the block.
+                let bytes = grid.narrow(steps);
+                let at = at + p * stride;
+                match target {
+                    Target::Quantized(y) if lanes == 4 * S::WIDTH => S::store_bytes(y.add(at), bytes),
+                    Target::Quantized(y) => S::store_some_bytes(y.add(at), bytes, lanes),
+                    Target::Float(y) => {
+                        let (mut all, mut floats) = ([0; MAX_BLOCK], [0.0; MAX_BLOCK]);
+                        S::store_bytes(all.as_mut_ptr(), bytes);
+                        for v in 0..4 {
+                            let q = S::load_bytes(all.as_ptr().add(v * S::WIDTH));
+                            S::store(floats.as_mut_ptr().add(v * S::WIDTH), grid.dequantize(q));
+                        }
+                        y.add(at).copy_from_nonoverlapping(floats.as_ptr(), lanes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums and the products of one column.
+#[inline(always)]
+unsafe fn products<S: Simd>([a, b, c, d]: [S::I; 4], x: [S::I; 4], w: *const S::Weight) -> [S::I; 4] {
+    let vector = S::WIDTH * S::ROWS;
+    // SAFETY: the caller's promise: four vectors of weights.
+    unsafe {
+        [
+            S::dot(a, x[0], S::weights(w)),
+            S::dot(b, x[1], S::weights(w.add(vector))),
+            S::dot(c, x[2], S::weights(w.add(2 * vector))),
+            S::dot(d, x[3], S::weights(w.add(3 * vector))),
+        ]
+    }
+}
+
+/// The sums of adjacent windows, which share the columns that they see: each is interleaved once.
+#[inline(always)]
+unsafe fn strip<S: Simd, const P: usize, const ACROSS: usize, const STRIDE: usize>(
+    channels: &IntegerBlock<S>,
+    line: &Line<'_, u8>,
+    at: usize,
+    mut w: *const S::Weight,
+) -> [[S::I; 4]; P] {
+    let column = line.step / STRIDE;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [channels.constants; P];
+        for rows in line.taps.chunks_exact(ACROSS * S::ROWS) {
+            for c in 0..(P - 1) * STRIDE + ACROSS {
+                let x = S::column(rows, at + c * column);
+                for p in 0..P {
+                    if p * STRIDE <= c && c < p * STRIDE + ACROSS {
+                        sums[p] = products::<S>(sums[p], x, w.add((c - p * STRIDE) * 4 * S::WIDTH * S::ROWS));
+                    }
+                }
+            }
+            w = w.add(ACROSS * 4 * S::WIDTH * S::ROWS);
+        }
+        sums
     }
 }
 
@@ -196,27 +376,29 @@ const WINDOWS: usize = 4;
 /// As for [`Simd`]: each tap of each window leads to as many elements as there are channels, and as there are lanes;
 /// the outputs are inside the target, and nothing else uses them now.
 #[inline(always)]
-unsafe fn line_body<S: Simd, D: Depthwise<S>>(layer: &D, line: &Line<'_, D::X>, target: Target) {
-    let (geometry, packed, lanes) = (layer.geometry(), layer.packed(), 2 * S::WIDTH);
-    let channels = geometry.in_channels;
-    let block_len = line.taps.len() * lanes;
-    assert_eq!(packed.len(), channels.div_ceil(lanes) * block_len, "packed weights");
-    for (block, channel) in geometry.depthwise_blocks(lanes).enumerate() {
-        let lanes = lanes.min(channels);
+unsafe fn line_body<S: Simd, D: Depthwise<S>>(
+    layer: &D,
+    blocks: &[(usize, D::Channels)],
+    line: &Line<'_, D::X>,
+    target: Target,
+) {
+    let (channels, packed) = (layer.geometry().in_channels, layer.packed());
+    let lanes = D::LANES.min(channels);
+    let block_len = line.taps.len() * D::LANES;
+    assert_eq!(packed.len(), blocks.len() * block_len, "packed weights");
+    for (block, &(channel, of_block)) in blocks.iter().enumerate() {
         // SAFETY: the caller's promise; the weights are as many as are read.
         unsafe {
-            let of_block = layer.channels(channel, lanes);
-            let start = D::start(&of_block);
             let weights = packed.as_ptr().add(block * block_len);
             let to = line.at + channel;
             let mut window = 0;
             while window + WINDOWS <= line.windows {
-                let sums = D::sums::<WINDOWS>(start, line.taps, window * line.step + channel, line.step, weights);
+                let sums = D::sums::<WINDOWS>(&of_block, line, window * line.step + channel, weights);
                 D::write(&of_block, &sums, target, to + window * channels, channels, lanes);
                 window += WINDOWS;
             }
             while window < line.windows {
-                let sums = D::sums::<1>(start, line.taps, window * line.step + channel, line.step, weights);
+                let sums = D::sums::<1>(&of_block, line, window * line.step + channel, weights);
                 D::write(&of_block, &sums, target, to + window * channels, channels, lanes);
                 window += 1;
             }
@@ -236,45 +418,63 @@ fn inner(window: &Window, axis: usize, input: usize, output: usize) -> Range<usi
 #[inline(always)]
 fn rows_body<S: Simd, D: Depthwise<S>>(layer: &D, pictures: Pictures<'_, D::X>, rows: &Rows, target: Target) {
     let geometry = layer.geometry();
-    let (channels, lanes, window) = (geometry.in_channels, 2 * S::WIDTH, geometry.window);
+    let (channels, window) = (geometry.in_channels, geometry.window);
     let [_, height, width] = pictures.dims;
-    let mut picture =
-        Cow::Borrowed(&pictures.x[rows.picture * height * width * channels..][..height * width * channels]);
-    if channels < lanes {
-        // The last pixels have fewer elements behind them than a tile reads.
-        picture.to_mut().resize(height * width * channels + lanes, pictures.padding);
+    let row_len = width * channels;
+    let picture = &pictures.x[rows.picture * height * row_len..];
+    // A tile reads all of its lanes. Behind the last rows of all pictures there may be fewer elements.
+    let beyond = D::LANES.saturating_sub(channels);
+    let tail = height - (1 + beyond.div_ceil(row_len)).min(height);
+    let mut last_rows = Cow::Borrowed(&picture[tail * row_len..]);
+    if last_rows.len() < (height - tail) * row_len + beyond {
+        last_rows.to_mut().resize((height - tail) * row_len + beyond, pictures.padding);
     }
     let inner = inner(&window, 1, width, rows.width);
+    let [down, right] = window.dilation;
     let step = window.stride[1] * channels;
-    let reach = |windows: usize| (windows - 1) * step + channels.max(lanes);
-    let outside = vec![pictures.padding; if window.pads == [0; 4] { 0 } else { reach(inner.len().max(1)) }];
-    let count = geometry.taps();
-    let mut taps = Vec::with_capacity(count + D::TAPS);
+    let reach = |windows: usize| (windows - 1) * step + channels + beyond;
+    let outside = if window.pads == [0; 4] {
+        Vec::new()
+    } else {
+        // As far as windows reach from their first tap.
+        vec![pictures.padding; reach(inner.len().max(1)) + (window.kernel[1] - 1) * right * channels]
+    };
+    let mut blocks = Vec::with_capacity(channels.div_ceil(D::LANES));
+    for channel in geometry.depthwise_blocks(D::LANES) {
+        // SAFETY: S is the instruction set that this is compiled for (see `dispatch`).
+        blocks.push((channel, unsafe { layer.channels(channel, D::LANES.min(channels)) }));
+    }
+    let groups = window.kernel[0].div_ceil(D::ROWS);
+    let mut taps = Vec::with_capacity(groups * window.kernel[1] * D::ROWS);
     for y in rows.rows.clone() {
         let edges = (0..inner.start).chain(inner.end..rows.width).map(|x| x..x + 1);
         for columns in std::iter::once(inner.clone()).chain(edges).filter(|columns| !columns.is_empty()) {
             let reach = reach(columns.len());
             taps.clear();
-            for tap in 0..count {
-                let (down, right) =
-                    (tap / window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]);
-                let row = (y * window.stride[0] + down).checked_sub(window.pads[0]).filter(|&row| row < height);
-                let column = columns.start * window.stride[1] + right;
+            for tap in 0..groups * window.kernel[1] * D::ROWS {
+                let (group, across) = (tap / D::ROWS / window.kernel[1], tap / D::ROWS % window.kernel[1]);
+                // Where products want more rows than there are, the weights are 0 and any element does.
+                let row = (group * D::ROWS + tap % D::ROWS).min(window.kernel[0] - 1);
+                let row = (y * window.stride[0] + row * down).checked_sub(window.pads[0]).filter(|&row| row < height);
+                let column = columns.start * window.stride[1] + across * right;
                 let column = column.checked_sub(window.pads[1]).filter(|&column| column < width);
                 let from = match (row, column) {
-                    (Some(row), Some(column)) => &picture[(row * width + column) * channels..],
+                    (Some(row), Some(column)) if row >= tail => {
+                        &last_rows[(row - tail) * row_len + column * channels..]
+                    }
+                    (Some(row), Some(column)) => &picture[row * row_len + column * channels..],
                     _ => &outside,
                 };
                 assert!(reach <= from.len(), "a window reaches outside its input");
                 taps.push(from.as_ptr());
             }
-            // Where products want more taps than there are, the weights are 0 and any element does.
-            taps.resize(count.next_multiple_of(D::TAPS), taps[0]);
             let at = ((rows.picture * rows.height + y) * rows.width + columns.start) * channels;
-            let line = Line { taps: &taps, step, windows: columns.len(), at };
+            let stride = if right == 1 { window.stride[1] } else { 0 };
+            let line = Line { taps: &taps, across: window.kernel[1], stride, step, windows: columns.len(), at };
             // SAFETY: S is the instruction set that this is compiled for (see `dispatch`); the taps were found to
-            // reach far enough; and parts of a call write rows of their own, inside the output.
-            unsafe { line_body::<S, _>(layer, &line, target) };
+            // reach far enough, and so does the first of each row, up to the last; and parts of a call write rows of
+            // their own, inside the output.
+            unsafe { line_body::<S, _>(layer, &blocks, &line, target) };
         }
     }
 }

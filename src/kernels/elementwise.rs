@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use super::{
     FloatEpilogue, Kernels, Output, Simd, dispatch,
-    epilogue::{Grid, MAX_LANES, of_tile},
+    epilogue::{Grid, of_tile, whole},
+    simd::MAX_BLOCK,
 };
 use crate::quant::Affine;
 
@@ -89,13 +90,13 @@ impl Kernels {
     }
 }
 
-/// What becomes of two vectors of elements. Not a closure: those are not compiled for the instruction set. Holds
+/// What becomes of four vectors of elements. Not a closure: those are not compiled for the instruction set. Holds
 /// its parameters as vectors: what was read from memory in between stores would be read again and again.
 trait Elementwise<S: Simd> {
     type X: Copy + Default;
     type Y: Copy + Default;
 
-    /// Reads two vectors at `a` and `b`, and writes two at `y`.
+    /// Reads four vectors at `a` and at `b`, and writes four at `y`.
     ///
     /// # Safety
     /// As for [`Simd`].
@@ -106,7 +107,7 @@ trait Elementwise<S: Simd> {
 #[inline(always)]
 fn apply_body<S: Simd, E: Elementwise<S>>(operator: &E, a: &[E::X], b: &[E::X], y: &mut [E::Y]) {
     assert!(a.len() == y.len() && b.len() == y.len(), "elements of inputs and output");
-    let lanes = 2 * S::WIDTH;
+    let lanes = 4 * S::WIDTH;
     let whole = y.len() / lanes * lanes;
     for at in (0..whole).step_by(lanes) {
         // SAFETY: S is what this is compiled for (see `dispatch`), and all three slices reach to `whole`.
@@ -114,19 +115,52 @@ fn apply_body<S: Simd, E: Elementwise<S>>(operator: &E, a: &[E::X], b: &[E::X], 
     }
     let left = y.len() - whole;
     if left > 0 {
-        let (a, b) = (of_tile(a, whole, left), of_tile(b, whole, left));
-        let mut rest = [E::Y::default(); MAX_LANES];
-        // SAFETY: as above; a tile's lanes are at most MAX_LANES.
+        let (a, b): ([_; MAX_BLOCK], [_; MAX_BLOCK]) = (of_tile(a, whole, left), of_tile(b, whole, left));
+        let mut rest = [E::Y::default(); MAX_BLOCK];
+        // SAFETY: as above; four vectors are at most MAX_BLOCK lanes.
         unsafe { operator.apply(a.as_ptr(), b.as_ptr(), rest.as_mut_ptr()) };
         y[whole..].copy_from_slice(&rest[..left]);
     }
 }
 
-/// A grid with its own bounds.
+/// Four vectors.
 #[inline(always)]
-fn whole<S: Simd>(grid: Affine) -> Grid<S> {
-    // SAFETY: S is what this is compiled for, here and in the bodies below (see `dispatch`).
-    unsafe { Grid::new(&grid, grid.quant_min, grid.quant_max) }
+unsafe fn load<S: Simd>(from: *const f32) -> [S::F; 4] {
+    // SAFETY: the caller's promise, as for [`Simd`], here and below.
+    unsafe {
+        [S::load(from), S::load(from.add(S::WIDTH)), S::load(from.add(2 * S::WIDTH)), S::load(from.add(3 * S::WIDTH))]
+    }
+}
+
+#[inline(always)]
+unsafe fn store<S: Simd>(to: *mut f32, x: [S::F; 4]) {
+    // SAFETY: as above.
+    unsafe {
+        for v in 0..4 {
+            S::store(to.add(v * S::WIDTH), x[v]);
+        }
+    }
+}
+
+/// Four vectors of integers, dequantized.
+#[inline(always)]
+unsafe fn load_quantized<S: Simd>(from: *const u8, grid: &Grid<S>) -> [S::F; 4] {
+    // SAFETY: as above.
+    unsafe {
+        [
+            grid.dequantize(S::load_bytes(from)),
+            grid.dequantize(S::load_bytes(from.add(S::WIDTH))),
+            grid.dequantize(S::load_bytes(from.add(2 * S::WIDTH))),
+            grid.dequantize(S::load_bytes(from.add(3 * S::WIDTH))),
+        ]
+    }
+}
+
+/// Four vectors, quantized.
+#[inline(always)]
+unsafe fn store_quantized<S: Simd>(to: *mut u8, x: [S::F; 4], grid: &Grid<S>) {
+    // SAFETY: as above.
+    unsafe { S::store_bytes(to, S::in_order(grid.quantize(x))) };
 }
 
 /// `clamp(rne(x / scale) + zero_point)`.
@@ -139,13 +173,14 @@ impl<S: Simd> Elementwise<S> for Quantize<S> {
     #[inline(always)]
     unsafe fn apply(&self, a: *const f32, _: *const f32, y: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { S::store_bytes(y, [self.0.quantize(S::load(a)), self.0.quantize(S::load(a.add(S::WIDTH)))]) };
+        unsafe { store_quantized(y, load::<S>(a), &self.0) };
     }
 }
 
 #[inline(always)]
 fn quantize_body<S: Simd>(grid: Affine, x: &[f32], y: &mut [u8]) {
-    apply_body::<S, _>(&Quantize(whole(grid)), x, x, y);
+    // SAFETY: S is what this is compiled for (see `dispatch`), here and in the bodies below.
+    apply_body::<S, _>(&Quantize(unsafe { whole(&grid) }), x, x, y);
 }
 dispatch!(fn quantize(grid: Affine, x: &[f32], y: &mut [u8]) -> () = quantize_body);
 
@@ -159,16 +194,14 @@ impl<S: Simd> Elementwise<S> for Dequantize<S> {
     #[inline(always)]
     unsafe fn apply(&self, a: *const u8, _: *const u8, y: *mut f32) {
         // SAFETY: the caller's promise.
-        unsafe {
-            S::store(y, self.0.dequantize(S::load_bytes(a)));
-            S::store(y.add(S::WIDTH), self.0.dequantize(S::load_bytes(a.add(S::WIDTH))));
-        }
+        unsafe { store::<S>(y, load_quantized(a, &self.0)) };
     }
 }
 
 #[inline(always)]
 fn dequantize_body<S: Simd>(grid: Affine, x: &[u8], y: &mut [f32]) {
-    apply_body::<S, _>(&Dequantize(whole(grid)), x, x, y);
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&Dequantize(unsafe { whole(&grid) }), x, x, y);
 }
 dispatch!(fn dequantize(grid: Affine, x: &[u8], y: &mut [f32]) -> () = dequantize_body);
 
@@ -187,21 +220,29 @@ impl<S: Simd> Clip<S> {
     }
 
     #[inline(always)]
-    unsafe fn clip(&self, x: S::F) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe { S::min(S::max(x, self.min), self.max) }
-    }
-
-    /// `clip(a + b)` of two vectors.
-    #[inline(always)]
-    unsafe fn sums(&self, a: *const f32, b: *const f32) -> [S::F; 2] {
+    unsafe fn clip(&self, mut x: [S::F; 4]) -> [S::F; 4] {
         // SAFETY: the caller's promise.
         unsafe {
-            let first = S::add(S::load(a), S::load(b));
-            let second = S::add(S::load(a.add(S::WIDTH)), S::load(b.add(S::WIDTH)));
-            [self.clip(first), self.clip(second)]
+            for v in 0..4 {
+                x[v] = S::min(S::max(x[v], self.min), self.max);
+            }
         }
+        x
     }
+
+    /// `clip(a + b)` of four vectors.
+    #[inline(always)]
+    unsafe fn sums(&self, a: *const f32, b: *const f32) -> [S::F; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { self.clip(sums::<S>(load::<S>(a), load::<S>(b))) }
+    }
+}
+
+/// `a + b`.
+#[inline(always)]
+unsafe fn sums<S: Simd>(a: [S::F; 4], b: [S::F; 4]) -> [S::F; 4] {
+    // SAFETY: the caller's promise.
+    unsafe { [S::add(a[0], b[0]), S::add(a[1], b[1]), S::add(a[2], b[2]), S::add(a[3], b[3])] }
 }
 
 impl<S: Simd> Elementwise<S> for Clip<S> {
@@ -211,10 +252,7 @@ impl<S: Simd> Elementwise<S> for Clip<S> {
     #[inline(always)]
     unsafe fn apply(&self, a: *const f32, _: *const f32, y: *mut f32) {
         // SAFETY: the caller's promise.
-        unsafe {
-            S::store(y, self.clip(S::load(a)));
-            S::store(y.add(S::WIDTH), self.clip(S::load(a.add(S::WIDTH))));
-        }
+        unsafe { store::<S>(y, self.clip(load::<S>(a))) };
     }
 }
 
@@ -235,11 +273,7 @@ impl<S: Simd> Elementwise<S> for AddFloat<S> {
     #[inline(always)]
     unsafe fn apply(&self, a: *const f32, b: *const f32, y: *mut f32) {
         // SAFETY: the caller's promise.
-        unsafe {
-            let [first, second] = self.0.sums(a, b);
-            S::store(y, first);
-            S::store(y.add(S::WIDTH), second);
-        }
+        unsafe { store::<S>(y, self.0.sums(a, b)) };
     }
 }
 
@@ -260,17 +294,14 @@ impl<S: Simd> Elementwise<S> for AddFloatQuantized<S> {
     #[inline(always)]
     unsafe fn apply(&self, a: *const f32, b: *const f32, y: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe {
-            let [first, second] = self.0.sums(a, b);
-            S::store_bytes(y, [self.1.quantize(first), self.1.quantize(second)]);
-        }
+        unsafe { store_quantized(y, self.0.sums(a, b), &self.1) };
     }
 }
 
 #[inline(always)]
 fn add_float_quantized_body<S: Simd>(epilogue: FloatEpilogue, grid: Affine, a: &[f32], b: &[f32], y: &mut [u8]) {
     // SAFETY: S is what this is compiled for.
-    apply_body::<S, _>(&AddFloatQuantized(unsafe { Clip::new(&epilogue) }, whole(grid)), a, b, y);
+    apply_body::<S, _>(&unsafe { AddFloatQuantized(Clip::new(&epilogue), whole(&grid)) }, a, b, y);
 }
 dispatch!(
     fn add_float_quantized(epilogue: FloatEpilogue, grid: Affine, a: &[f32], b: &[f32], y: &mut [u8]) -> () =
@@ -289,16 +320,16 @@ impl<S: Simd> AddInteger<S> {
     #[inline(always)]
     unsafe fn new([a, b, out]: [Affine; 3], [low, high]: [u8; 2]) -> AddInteger<S> {
         // SAFETY: the caller's promise.
-        AddInteger { a: whole(a), b: whole(b), out: unsafe { Grid::new(&out, low, high) } }
+        unsafe { AddInteger { a: whole(&a), b: whole(&b), out: Grid::new(&out, low, high) } }
     }
 
-    /// Of one vector, in 0..=255.
+    /// Four vectors.
     #[inline(always)]
-    unsafe fn sum(&self, a: *const u8, b: *const u8) -> S::I {
+    unsafe fn add(&self, a: *const u8, b: *const u8, y: *mut u8) {
         // SAFETY: the caller's promise.
         unsafe {
-            let (a, b) = (self.a.dequantize(S::load_bytes(a)), self.b.dequantize(S::load_bytes(b)));
-            self.out.quantize(S::add(a, b))
+            let (a, b) = (load_quantized(a, &self.a), load_quantized(b, &self.b));
+            store_quantized(y, sums::<S>(a, b), &self.out);
         }
     }
 }
@@ -310,7 +341,7 @@ impl<S: Simd> Elementwise<S> for AddInteger<S> {
     #[inline(always)]
     unsafe fn apply(&self, a: *const u8, b: *const u8, y: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { S::store_bytes(y, [self.sum(a, b), self.sum(a.add(S::WIDTH), b.add(S::WIDTH))]) };
+        unsafe { self.add(a, b, y) };
     }
 }
 
@@ -334,9 +365,9 @@ impl<S: Simd> Elementwise<S> for AddIntegerDequantized<S> {
     unsafe fn apply(&self, a: *const u8, b: *const u8, y: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            let second = self.0.sum(a.add(S::WIDTH), b.add(S::WIDTH));
-            S::store(y, self.0.out.dequantize(self.0.sum(a, b)));
-            S::store(y.add(S::WIDTH), self.0.out.dequantize(second));
+            let mut bytes = [0; MAX_BLOCK];
+            self.0.add(a, b, bytes.as_mut_ptr());
+            store::<S>(y, load_quantized(bytes.as_ptr(), &self.0.out));
         }
     }
 }

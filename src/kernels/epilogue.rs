@@ -1,6 +1,9 @@
 //! What becomes of sums: bias, activation, requantization, and how they are written.
 
-use super::{Activation, PackedFloat, PackedInteger, Simd};
+use super::{
+    Activation, PackedFloat, PackedInteger, Simd,
+    simd::{MAX_BLOCK, MAX_LANES},
+};
 use crate::quant::Affine;
 
 /// Where a kernel writes.
@@ -34,6 +37,33 @@ pub struct IntegerEpilogue {
     /// The grid of the output.
     pub grid: Affine,
     /// Smallest integer written; above `quant_min` where an activation clips.
+    pub low: u8,
+    /// Largest integer written.
+    pub high: u8,
+}
+
+/// What is added to the outputs of a convolution in f32 before they are written: `clip(y + x)`.
+#[derive(Clone, Copy, Debug)]
+pub struct FloatResidual<'a> {
+    /// As many elements as the output has, in its layout.
+    pub x: &'a [f32],
+    /// Lower bound of the sum.
+    pub min: f32,
+    /// Upper bound of the sum.
+    pub max: f32,
+}
+
+/// What is added to the outputs of a convolution in integers before they are written. They are rounded to their own
+/// grid first, so that the sum is that of [`Kernels::add_integer`](super::Kernels::add_integer), bit for bit.
+#[derive(Clone, Copy, Debug)]
+pub struct IntegerResidual<'a> {
+    /// As many elements as the output has, in its layout.
+    pub x: &'a [u8],
+    /// Their grid.
+    pub x_grid: Affine,
+    /// The grid of the sum.
+    pub grid: Affine,
+    /// Smallest integer written.
     pub low: u8,
     /// Largest integer written.
     pub high: u8,
@@ -77,8 +107,12 @@ impl Output<'_> {
     }
 }
 
-/// Lanes of the widest register tile.
-pub(super) const MAX_LANES: usize = 32;
+/// Where one pixel of a tile is written, and as many elements of it as count.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub at: usize,
+    pub lanes: usize,
+}
 
 /// An epilogue for the sums of one instruction set. Its methods ask of their caller what those of [`Simd`] do.
 pub(super) trait Epilogue<S: Simd> {
@@ -93,54 +127,76 @@ pub(super) trait Epilogue<S: Simd> {
     /// What sums begin with.
     unsafe fn start(channels: &Self::Channels) -> [Self::Sum; 2];
 
-    /// Two vectors of results as f32 for an f32 output.
-    unsafe fn floats(channels: &Self::Channels, sums: [Self::Sum; 2]) -> [S::F; 2];
+    /// Whether something is added to the outputs.
+    fn adds(channels: &Self::Channels) -> bool;
 
-    /// Two vectors of results in 0..=255 for a quantized output.
-    unsafe fn integers(channels: &Self::Channels, sums: [Self::Sum; 2]) -> [S::I; 2];
+    /// Two vectors of results as f32 for an f32 output. With `ADDS`, what is added to this place is.
+    unsafe fn floats<const ADDS: bool>(channels: &Self::Channels, sums: [Self::Sum; 2], place: Place) -> [S::F; 2];
 
-    /// Writes results of `P` pixels, the first `lanes` channels of each, from element `at` on, `stride` elements from
-    /// one pixel to the next.
+    /// Two vectors of results for each of two pixels, for a quantized output.
+    unsafe fn bytes<const ADDS: bool>(
+        channels: &Self::Channels,
+        sums: [[Self::Sum; 2]; 2],
+        places: [Place; 2],
+    ) -> S::Bytes;
+
+    /// Writes results of `P` pixels, the first `lanes` channels of each from element `at` on.
     #[inline(always)]
     unsafe fn write<const P: usize>(
         channels: &Self::Channels,
         sums: &[[Self::Sum; 2]; P],
         target: Target,
-        at: usize,
-        stride: usize,
+        at: [usize; P],
         lanes: usize,
     ) {
-        let full = lanes == 2 * S::WIDTH;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (Self::adds(channels), lanes == 2 * S::WIDTH) {
+                (false, true) => Self::write_pixels::<P, false, true>(channels, sums, target, at, lanes),
+                (false, false) => Self::write_pixels::<P, false, false>(channels, sums, target, at, lanes),
+                (true, true) => Self::write_pixels::<P, true, true>(channels, sums, target, at, lanes),
+                (true, false) => Self::write_pixels::<P, true, false>(channels, sums, target, at, lanes),
+            }
+        }
+    }
+
+    /// As [`Epilogue::write`]; `FULL` says that all lanes are written.
+    #[inline(always)]
+    unsafe fn write_pixels<const P: usize, const ADDS: bool, const FULL: bool>(
+        channels: &Self::Channels,
+        sums: &[[Self::Sum; 2]; P],
+        target: Target,
+        at: [usize; P],
+        lanes: usize,
+    ) {
         // SAFETY: the caller's promise: the target holds `lanes` elements at each pixel, and nothing else uses them
-        // now. What is not full goes through an array of all lanes.
+        // now.
         unsafe {
             match target {
-                Target::Float(y) if full => {
-                    for p in 0..P {
-                        let [a, b] = Self::floats(channels, sums[p]);
-                        S::store(y.add(at + p * stride), a);
-                        S::store(y.add(at + p * stride + S::WIDTH), b);
-                    }
-                }
                 Target::Float(y) => {
                     for p in 0..P {
-                        let mut all = [0.0; MAX_LANES];
-                        let [a, b] = Self::floats(channels, sums[p]);
-                        S::store(all.as_mut_ptr(), a);
-                        S::store(all.as_mut_ptr().add(S::WIDTH), b);
-                        y.add(at + p * stride).copy_from_nonoverlapping(all.as_ptr(), lanes);
-                    }
-                }
-                Target::Quantized(y) if full => {
-                    for p in 0..P {
-                        S::store_bytes(y.add(at + p * stride), Self::integers(channels, sums[p]));
+                        let place = Place { at: at[p], lanes };
+                        let [a, b] = Self::floats::<ADDS>(channels, sums[p], place);
+                        if FULL {
+                            S::store(y.add(place.at), a);
+                            S::store(y.add(place.at + S::WIDTH), b);
+                        } else {
+                            S::store_some(y.add(place.at), [a, b], lanes);
+                        }
                     }
                 }
                 Target::Quantized(y) => {
-                    for p in 0..P {
-                        let mut all = [0; MAX_LANES];
-                        S::store_bytes(all.as_mut_ptr(), Self::integers(channels, sums[p]));
-                        y.add(at + p * stride).copy_from_nonoverlapping(all.as_ptr(), lanes);
+                    for pair in 0..P.div_ceil(2) {
+                        // The last of an odd number is written twice.
+                        let (p, q) = (2 * pair, (2 * pair + 1).min(P - 1));
+                        let places = [Place { at: at[p], lanes }, Place { at: at[q], lanes }];
+                        let bytes = Self::bytes::<ADDS>(channels, [sums[p], sums[q]], places);
+                        let to = [y.add(places[0].at), y.add(places[1].at)];
+                        if FULL {
+                            S::store_halves(to, bytes);
+                        } else {
+                            S::store_some_of_halves(to, bytes, lanes);
+                        }
                     }
                 }
             }
@@ -150,8 +206,8 @@ pub(super) trait Epilogue<S: Simd> {
 
 /// Elements of a tile's channels, followed by zeros where there are fewer than lanes.
 #[inline(always)]
-pub(super) fn of_tile<T: Copy + Default>(values: &[T], channel: usize, lanes: usize) -> [T; MAX_LANES] {
-    let mut tile = [T::default(); MAX_LANES];
+pub(super) fn of_tile<T: Copy + Default, const N: usize>(values: &[T], channel: usize, lanes: usize) -> [T; N] {
+    let mut tile = [T::default(); N];
     tile[..lanes].copy_from_slice(&values[channel..channel + lanes]);
     tile
 }
@@ -160,6 +216,7 @@ pub(super) fn of_tile<T: Copy + Default>(values: &[T], channel: usize, lanes: us
 pub(super) struct FloatLayer<'a> {
     pub packed: &'a PackedFloat,
     pub epilogue: FloatEpilogue,
+    pub residual: Option<FloatResidual<'a>>,
 }
 
 /// What [`FloatLayer`] knows of a tile.
@@ -169,6 +226,10 @@ pub(super) struct FloatChannels<S: Simd> {
     min: S::F,
     max: S::F,
     grid: Grid<S>,
+    /// Null where nothing is added.
+    residual: *const f32,
+    sum_min: S::F,
+    sum_max: S::F,
 }
 
 impl<S: Simd> Epilogue<S> for FloatLayer<'_> {
@@ -177,10 +238,12 @@ impl<S: Simd> Epilogue<S> for FloatLayer<'_> {
 
     #[inline(always)]
     unsafe fn channels(&self, channel: usize, lanes: usize) -> FloatChannels<S> {
-        let bias = of_tile(&self.packed.bias, channel, lanes);
+        let bias: [f32; MAX_LANES] = of_tile(&self.packed.bias, channel, lanes);
         let FloatEpilogue { min, max, grid } = self.epilogue;
         // Checked where the call begins: a quantized output has a grid. Another output does not look at it.
         let grid = grid.unwrap_or(Affine { scale: 1.0, zero_point: 0, quant_min: 0, quant_max: 255 });
+        let residual = self.residual.map_or(std::ptr::null(), |r| r.x.as_ptr());
+        let (sum_min, sum_max) = self.residual.map_or((min, max), |r| (r.min, r.max));
         // SAFETY: a tile's lanes are at most MAX_LANES.
         unsafe {
             FloatChannels {
@@ -188,6 +251,9 @@ impl<S: Simd> Epilogue<S> for FloatLayer<'_> {
                 min: S::splat(min),
                 max: S::splat(max),
                 grid: Grid::new(&grid, grid.quant_min, grid.quant_max),
+                residual,
+                sum_min: S::splat(sum_min),
+                sum_max: S::splat(sum_max),
             }
         }
     }
@@ -199,20 +265,41 @@ impl<S: Simd> Epilogue<S> for FloatLayer<'_> {
     }
 
     #[inline(always)]
-    unsafe fn floats(channels: &FloatChannels<S>, sums: [S::F; 2]) -> [S::F; 2] {
-        let &FloatChannels { bias, min, max, .. } = channels;
+    fn adds(channels: &FloatChannels<S>) -> bool {
+        !channels.residual.is_null()
+    }
+
+    #[inline(always)]
+    unsafe fn floats<const ADDS: bool>(channels: &FloatChannels<S>, sums: [S::F; 2], place: Place) -> [S::F; 2] {
+        let &FloatChannels { bias, min, max, residual, sum_min, sum_max, .. } = channels;
         // SAFETY: the caller's promise.
         unsafe {
-            [S::min(S::max(S::add(sums[0], bias[0]), min), max), S::min(S::max(S::add(sums[1], bias[1]), min), max)]
+            let a = S::min(S::max(S::add(sums[0], bias[0]), min), max);
+            let b = S::min(S::max(S::add(sums[1], bias[1]), min), max);
+            if !ADDS {
+                return [a, b];
+            }
+            let x = residual.add(place.at);
+            let x = match place.lanes == 2 * S::WIDTH {
+                true => [S::load(x), S::load(x.add(S::WIDTH))],
+                false => S::load_some(x, place.lanes),
+            };
+            let (a, b) = (S::add(a, x[0]), S::add(b, x[1]));
+            [S::min(S::max(a, sum_min), sum_max), S::min(S::max(b, sum_min), sum_max)]
         }
     }
 
     #[inline(always)]
-    unsafe fn integers(channels: &FloatChannels<S>, sums: [S::F; 2]) -> [S::I; 2] {
+    unsafe fn bytes<const ADDS: bool>(
+        channels: &FloatChannels<S>,
+        sums: [[S::F; 2]; 2],
+        places: [Place; 2],
+    ) -> S::Bytes {
         // SAFETY: the caller's promise.
         unsafe {
-            let [a, b] = <Self as Epilogue<S>>::floats(channels, sums);
-            [channels.grid.quantize(a), channels.grid.quantize(b)]
+            let [a, b] = <Self as Epilogue<S>>::floats::<ADDS>(channels, sums[0], places[0]);
+            let [c, d] = <Self as Epilogue<S>>::floats::<ADDS>(channels, sums[1], places[1]);
+            S::in_order(channels.grid.quantize([a, b, c, d]))
         }
     }
 }
@@ -230,11 +317,13 @@ impl FloatEpilogue {
 #[derive(Clone, Copy)]
 pub(super) struct Grid<S: Simd> {
     scale: S::F,
+    /// `1 / scale`, or NaN where that is not a normal number.
+    reciprocal: S::F,
     /// Bounds in steps from the zero point.
     low: S::F,
     high: S::F,
-    zero_point: S::I,
     minus_zero_point: S::I,
+    bounds: S::Bounds,
 }
 
 /// Its methods ask of their caller what those of [`Simd`] do.
@@ -242,23 +331,36 @@ impl<S: Simd> Grid<S> {
     #[inline(always)]
     pub(super) unsafe fn new(grid: &Affine, low: u8, high: u8) -> Grid<S> {
         let zero_point = i32::from(grid.zero_point);
+        let reciprocal = Some(grid.scale.recip()).filter(|r| r.is_normal()).unwrap_or(f32::NAN);
         // SAFETY: the caller's promise.
         unsafe {
             Grid {
                 scale: S::splat(grid.scale),
+                reciprocal: S::splat(reciprocal),
                 low: S::splat((i32::from(low) - zero_point) as f32),
                 high: S::splat((i32::from(high) - zero_point) as f32),
-                zero_point: S::splat_i(zero_point),
                 minus_zero_point: S::splat_i(-zero_point),
+                bounds: S::bounds(grid.zero_point, low, high),
             }
         }
     }
 
-    /// [`Affine::quantize`] of a vector.
+    /// [`Affine::quantize`] of four vectors, in the order of [`Simd::narrow`].
+    ///
+    /// Divides only where it matters: `x · (1 / scale)` is within 2⁻¹³ of the quotient wherever that is on a grid, and
+    /// mostly so far from the middle between two integers that both round to the same.
     #[inline(always)]
-    pub(super) unsafe fn quantize(&self, x: S::F) -> S::I {
+    pub(super) unsafe fn quantize(&self, [a, b, c, d]: [S::F; 4]) -> S::Bytes {
         // SAFETY: the caller's promise.
-        unsafe { self.clamp(S::div(x, self.scale)) }
+        unsafe {
+            let r = self.reciprocal;
+            let mut steps = [S::mul(a, r), S::mul(b, r), S::mul(c, r), S::mul(d, r)];
+            if !S::round_alike(steps) {
+                let s = self.scale;
+                steps = [S::div(a, s), S::div(b, s), S::div(c, s), S::div(d, s)];
+            }
+            self.narrow(steps)
+        }
     }
 
     /// [`Affine::dequantize`] of a vector of integers in 0..=255.
@@ -268,11 +370,18 @@ impl<S: Simd> Grid<S> {
         unsafe { S::mul(S::to_float(S::add_i(q, self.minus_zero_point)), self.scale) }
     }
 
-    /// `rne(clamp(x))` plus the zero point, in 0..=255, for `x` in steps of the grid.
+    /// `clamp(rne(x) + zero_point)` for `x` in steps of the grid, in the order of [`Simd::narrow`].
     #[inline(always)]
-    pub(super) unsafe fn clamp(&self, x: S::F) -> S::I {
+    pub(super) unsafe fn narrow(&self, x: [S::F; 4]) -> S::Bytes {
+        // SAFETY: the caller's promise.
+        unsafe { S::narrow(x, &self.bounds) }
+    }
+
+    /// `rne(clamp(x))·scale` for `x` in steps of the grid: narrowed and dequantized.
+    #[inline(always)]
+    pub(super) unsafe fn round(&self, x: S::F) -> S::F {
         // SAFETY: the caller's promise. The bounds are integers, so clamping before rounding is the same.
-        unsafe { S::add_i(S::round(S::min(S::max(x, self.low), self.high)), self.zero_point) }
+        unsafe { S::mul(S::to_float(S::round(S::min(S::max(x, self.low), self.high))), self.scale) }
     }
 }
 
@@ -280,6 +389,7 @@ impl<S: Simd> Grid<S> {
 pub(super) struct IntegerLayer<'a> {
     pub packed: &'a PackedInteger,
     pub epilogue: &'a IntegerEpilogue,
+    pub residual: Option<IntegerResidual<'a>>,
 }
 
 /// What [`IntegerLayer`] knows of a tile.
@@ -288,6 +398,59 @@ pub(super) struct IntegerChannels<S: Simd> {
     constants: [S::I; 2],
     multipliers: [S::F; 2],
     grid: Grid<S>,
+    /// Null where nothing is added.
+    residual: *const u8,
+    residual_grid: Grid<S>,
+    sum_grid: Grid<S>,
+}
+
+impl IntegerLayer<'_> {
+    /// Constants of a tile's channels, for activations as `S` reads them.
+    #[inline(always)]
+    pub(super) fn constants<S: Simd>(&self, channel: usize, lanes: usize) -> [i32; MAX_LANES] {
+        let mut constants: [i32; MAX_LANES] = of_tile(&self.epilogue.constants, channel, lanes);
+        if S::Activation::SHIFT != 0 {
+            let sums: [i32; MAX_LANES] = of_tile(&self.packed.sums, channel, lanes);
+            constants.iter_mut().zip(sums).for_each(|(c, sum)| *c = c.wrapping_add(S::Activation::SHIFT * sum));
+        }
+        constants
+    }
+}
+
+impl IntegerLayer<'_> {
+    /// What sums of a tile begin with where these taps are left out, which see `padding`, and activations are read as
+    /// they are stored.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    #[inline(always)]
+    pub(super) unsafe fn start_without<S: Simd>(
+        &self,
+        channels: &IntegerChannels<S>,
+        outside: &[usize],
+        padding: u8,
+        channel: usize,
+        lanes: usize,
+    ) -> [S::I; 2] {
+        if outside.is_empty() || padding == 0 {
+            return channels.constants;
+        }
+        let mut left_out = [0i32; MAX_LANES];
+        for &tap in outside {
+            let sums = &self.packed.tap_sums[tap * self.packed.geometry.out_channels + channel..][..lanes];
+            for (sum, of_tap) in left_out.iter_mut().zip(sums) {
+                *sum += i32::from(padding) * of_tap;
+            }
+        }
+        // SAFETY: the caller's promise; a tile's lanes are at most MAX_LANES.
+        unsafe {
+            let [first, second] = channels.constants;
+            [
+                S::add_i(first, S::load_i(left_out.as_ptr())),
+                S::add_i(second, S::load_i(left_out.as_ptr().add(S::WIDTH))),
+            ]
+        }
+    }
 }
 
 impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
@@ -296,19 +459,23 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
 
     #[inline(always)]
     unsafe fn channels(&self, channel: usize, lanes: usize) -> IntegerChannels<S> {
-        let mut constants = of_tile(&self.epilogue.constants, channel, lanes);
-        if S::Activation::SHIFT != 0 {
-            let sums = of_tile(&self.packed.sums, channel, lanes);
-            constants.iter_mut().zip(sums).for_each(|(c, sum)| *c = c.wrapping_add(S::Activation::SHIFT * sum));
-        }
-        let multipliers = of_tile(&self.epilogue.multipliers, channel, lanes);
+        let constants = self.constants::<S>(channel, lanes);
+        let multipliers: [f32; MAX_LANES] = of_tile(&self.epilogue.multipliers, channel, lanes);
         let &IntegerEpilogue { grid, low, high, .. } = self.epilogue;
         // SAFETY: a tile's lanes are at most MAX_LANES.
         unsafe {
+            let grid = Grid::new(&grid, low, high);
+            let (residual, residual_grid, sum_grid) = match &self.residual {
+                Some(r) => (r.x.as_ptr(), whole(&r.x_grid), Grid::new(&r.grid, r.low, r.high)),
+                None => (std::ptr::null(), grid, grid),
+            };
             IntegerChannels {
                 constants: [S::load_i(constants.as_ptr()), S::load_i(constants.as_ptr().add(S::WIDTH))],
                 multipliers: [S::load(multipliers.as_ptr()), S::load(multipliers.as_ptr().add(S::WIDTH))],
-                grid: Grid::new(&grid, low, high),
+                grid,
+                residual,
+                residual_grid,
+                sum_grid,
             }
         }
     }
@@ -319,23 +486,78 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
     }
 
     #[inline(always)]
-    unsafe fn floats(channels: &IntegerChannels<S>, sums: [S::I; 2]) -> [S::F; 2] {
+    fn adds(channels: &IntegerChannels<S>) -> bool {
+        !channels.residual.is_null()
+    }
+
+    #[inline(always)]
+    unsafe fn floats<const ADDS: bool>(channels: &IntegerChannels<S>, sums: [S::I; 2], place: Place) -> [S::F; 2] {
         // SAFETY: the caller's promise.
         unsafe {
-            let [a, b] = <Self as Epilogue<S>>::integers(channels, sums);
-            [channels.grid.dequantize(a), channels.grid.dequantize(b)]
+            let [a, b] = steps(channels, sums);
+            let (a, b) = (channels.grid.round(a), channels.grid.round(b));
+            if !ADDS {
+                return [a, b];
+            }
+            let [a, b] = plus_residual(channels, [a, b], place);
+            let sum = &channels.sum_grid;
+            // As bytes and back: this is rare.
+            let mut bytes = [0; MAX_BLOCK];
+            S::store_bytes(bytes.as_mut_ptr(), S::in_order(sum.quantize([a, b, a, b])));
+            let q = bytes.as_ptr();
+            [sum.dequantize(S::load_bytes(q)), sum.dequantize(S::load_bytes(q.add(S::WIDTH)))]
         }
     }
 
     #[inline(always)]
-    unsafe fn integers(channels: &IntegerChannels<S>, sums: [S::I; 2]) -> [S::I; 2] {
-        let &IntegerChannels { multipliers, grid, .. } = channels;
+    unsafe fn bytes<const ADDS: bool>(
+        channels: &IntegerChannels<S>,
+        sums: [[S::I; 2]; 2],
+        places: [Place; 2],
+    ) -> S::Bytes {
+        let grid = &channels.grid;
         // SAFETY: the caller's promise.
         unsafe {
-            [
-                grid.clamp(S::mul(S::to_float(sums[0]), multipliers[0])),
-                grid.clamp(S::mul(S::to_float(sums[1]), multipliers[1])),
-            ]
+            let ([a, b], [c, d]) = (steps(channels, sums[0]), steps(channels, sums[1]));
+            if !ADDS {
+                return S::in_order(grid.narrow([a, b, c, d]));
+            }
+            let [a, b] = plus_residual(channels, [grid.round(a), grid.round(b)], places[0]);
+            let [c, d] = plus_residual(channels, [grid.round(c), grid.round(d)], places[1]);
+            S::in_order(channels.sum_grid.quantize([a, b, c, d]))
         }
     }
+}
+
+/// Sums in steps of the output's grid.
+#[inline(always)]
+unsafe fn steps<S: Simd>(channels: &IntegerChannels<S>, sums: [S::I; 2]) -> [S::F; 2] {
+    let multipliers = &channels.multipliers;
+    // SAFETY: the caller's promise.
+    unsafe { [S::mul(S::to_float(sums[0]), multipliers[0]), S::mul(S::to_float(sums[1]), multipliers[1])] }
+}
+
+/// With what is added to this place.
+#[inline(always)]
+unsafe fn plus_residual<S: Simd>(channels: &IntegerChannels<S>, [a, b]: [S::F; 2], place: Place) -> [S::F; 2] {
+    let grid = &channels.residual_grid;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x = channels.residual.add(place.at);
+        let x = match place.lanes == 2 * S::WIDTH {
+            true => [S::load_bytes(x), S::load_bytes(x.add(S::WIDTH))],
+            false => S::load_some_bytes(x, place.lanes),
+        };
+        [S::add(a, grid.dequantize(x[0])), S::add(b, grid.dequantize(x[1]))]
+    }
+}
+
+/// A grid with its own bounds.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+pub(super) unsafe fn whole<S: Simd>(grid: &Affine) -> Grid<S> {
+    // SAFETY: the caller's promise.
+    unsafe { Grid::new(grid, grid.quant_min, grid.quant_max) }
 }

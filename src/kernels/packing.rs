@@ -35,6 +35,8 @@ pub struct PackedInteger {
     pub(super) weights: Integers,
     /// `Σ w` of each output channel: what a zero point is multiplied with.
     pub(super) sums: Vec<i32>,
+    /// `Σ w` of each tap, `[tap][out]`, where there is padding that windows can leave out.
+    pub(super) tap_sums: Vec<i32>,
 }
 
 /// Packed integers as an instruction set multiplies them.
@@ -183,34 +185,32 @@ impl Geometry {
         packed
     }
 
-    /// `weight[o][tap]` of a depthwise convolution as [`Simd::depthwise`] reads it, a block after the other.
-    fn by_product<S: Simd>(&self, weight: &[i8]) -> Lines<S::Weight>
+    /// `weight[o][tap]` of a depthwise convolution for products of [`Simd::column`]: as
+    /// `[block][rows / ROWS][column][vector][lane][ROWS]`, lanes in the order of [`Simd::depthwise_channel`].
+    fn by_column<S: Simd>(&self, weight: &[i8]) -> Lines<S::Weight>
     where
         S::Weight: Plain,
     {
-        let (taps, lanes) = (self.taps(), 2 * S::WIDTH);
-        let block_len = taps.next_multiple_of(S::TAPS) * lanes;
+        let ([rows, across], lanes) = (self.window.kernel, 4 * S::WIDTH);
+        let block_len = rows.next_multiple_of(S::ROWS) * across * lanes;
         let mut packed = Lines::zeros(self.out_channels.div_ceil(lanes) * block_len);
         let blocks = packed.as_mut_slice().chunks_exact_mut(block_len);
         for (out, first) in blocks.zip(self.depthwise_blocks(lanes)) {
-            for channel in first..(first + lanes).min(self.out_channels) {
-                for tap in 0..taps {
-                    out[depthwise_place::<S>(tap, channel - first)] = S::Weight::of(weight[channel * taps + tap]);
+            for lane in 0..lanes {
+                let channel = first + S::depthwise_channel(lane / S::WIDTH, lane % S::WIDTH);
+                if channel >= self.out_channels {
+                    continue;
+                }
+                for tap in 0..rows * across {
+                    let (row, column) = (tap / across, tap % across);
+                    let product = row / S::ROWS * across + column;
+                    let at = (product * lanes + lane) * S::ROWS + row % S::ROWS;
+                    out[at] = S::Weight::of(weight[channel * rows * across + tap]);
                 }
             }
         }
         packed
     }
-}
-
-/// Where [`Simd::depthwise`] reads the weight of a tap and a channel of its block: products of [`Simd::TAPS`] taps;
-/// in each, vectors that hold 4 channels of every [`Simd::INTERLEAVED`].
-pub(super) fn depthwise_place<S: Simd>(tap: usize, channel: usize) -> usize {
-    let lanes = 2 * S::WIDTH;
-    let vectors = S::INTERLEAVED / 4;
-    let (vector, lane) = (channel % S::INTERLEAVED / 4, channel / S::INTERLEAVED * 4 + channel % 4);
-    let product = tap / S::TAPS * lanes * S::TAPS;
-    product + (vector * (lanes / vectors) + lane) * S::TAPS + tap % S::TAPS
 }
 
 #[inline(always)]
@@ -223,7 +223,7 @@ dispatch!(fn pack_float(geometry: Geometry, weight: &[f32]) -> Lines<f32> = pack
 #[inline(always)]
 fn pack_integer_body<S: Simd>(geometry: Geometry, weight: &[i8]) -> Integers {
     S::Weight::packed(if geometry.is_depthwise() {
-        geometry.by_product::<S>(weight)
+        geometry.by_column::<S>(weight)
     } else {
         geometry.dense(weight, [2 * S::WIDTH, S::STEP], S::Weight::of)
     })
@@ -268,7 +268,15 @@ impl PackedInteger {
         let per_channel = geometry.in_per_group() * geometry.taps();
         assert_eq!(weight.len(), geometry.out_channels * per_channel);
         let sums = weight.chunks(per_channel).map(|w| w.iter().map(|&w| i32::from(w)).sum()).collect();
-        PackedInteger { kernels, geometry, weights: pack(kernels, geometry, weight), sums }
+        let mut tap_sums = Vec::new();
+        if geometry.window.pads != [0; 4] && !geometry.is_depthwise() {
+            let (taps, out) = (geometry.taps(), geometry.out_channels);
+            tap_sums.resize(taps * out, 0);
+            for (at, &w) in weight.iter().enumerate() {
+                tap_sums[at % taps * out + at / per_channel] += i32::from(w);
+            }
+        }
+        PackedInteger { kernels, geometry, weights: pack(kernels, geometry, weight), sums, tap_sums }
     }
 
     /// What it connects.

@@ -6,14 +6,15 @@
 //! 16 bits and widened once, which spares a quarter of the multiplications; integers may be summed in any order, so
 //! that products are matched to make such pairs. Layers where that does not gain are left to 16-bit products.
 
-use std::{arch::x86_64::*, borrow::Cow, collections::VecDeque, hint::black_box, ops::Range};
+use std::{arch::x86_64::*, collections::VecDeque, hint::black_box, ops::Range};
 
 use super::{
     Pictures,
     avx2::Avx2,
     conv::{Ahead, Dense, Part, Shape, bytes, part_body, settle},
-    epilogue::{IntegerLayer, Target},
+    epilogue::{IntegerChannels, IntegerLayer, Target},
     packing::{Geometry, Lines},
+    windows::Run,
 };
 
 /// Output channels of a block, and input channels of a product.
@@ -173,18 +174,21 @@ impl<'a> Dense<Avx2> for PairedConv<'a> {
     }
 
     #[inline(always)]
-    fn input(&self, part: &Part, slack: usize) -> Cow<'_, [u8]> {
-        match self.shape.in_place(self.x.x, part, slack) {
-            Some(x) => Cow::Borrowed(x),
-            None => Cow::Owned(self.shape.copy(self.x.x, part, self.x.padding, slack, |v| v)),
-        }
+    fn stored(&self) -> Option<&[u8]> {
+        // Products are in an order of their own, in which those of a tap cannot be left out.
+        self.shape.has_no_padding().then_some(self.x.x)
     }
 
     #[inline(always)]
-    fn block<'b>(&'b self, runs: &'b [usize], block: usize) -> Products<'b> {
+    fn copy(&self, part: &Part, slack: usize) -> Vec<u8> {
+        self.shape.copy(self.x.x, part, self.x.padding, slack, |v| v)
+    }
+
+    #[inline(always)]
+    fn block<'b>(&'b self, runs: &[Run], block: usize) -> Products<'b> {
         let Block { first, pairs, singles } = self.weights.blocks[block];
         let products = first..first + 2 * pairs + singles;
-        let offset = |&(run, step): &(u32, u32)| runs[run as usize] + step as usize * STEP;
+        let offset = |&(run, step): &(u32, u32)| runs[run as usize].at as usize + step as usize * STEP;
         let weights = &self.weights.weights.as_slice()[products.start * PRODUCT..products.end * PRODUCT];
         Products { offsets: self.weights.places[products].iter().map(offset).collect(), weights, pairs }
     }
@@ -195,8 +199,21 @@ impl<'a> Dense<Avx2> for PairedConv<'a> {
     }
 
     #[inline(always)]
+    unsafe fn start(
+        &self,
+        channels: &IntegerChannels<Avx2>,
+        outside: &[usize],
+        channel: usize,
+        lanes: usize,
+    ) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { self.layer.start_without(channels, outside, self.x.padding, channel, lanes) }
+    }
+
+    #[inline(always)]
     unsafe fn tile<const P: usize>(
         block: &Products<'_>,
+        _: &[Run],
         // Weights of one byte come in time by themselves, and the loop has no room for more.
         _: Ahead,
         start: [__m256i; 2],

@@ -57,7 +57,7 @@ unsafe fn float_products<S: Simd, const X: usize>() -> usize {
                 sums[i] = [S::fma(x[i], w[0], sums[i][0]), S::fma(x[i], w[1], sums[i][1])];
             }
         }
-        let mut out = [0.0; super::epilogue::MAX_LANES];
+        let mut out = [0.0; super::simd::MAX_LANES];
         for i in 0..X {
             S::store(out.as_mut_ptr(), S::add(sums[i][0], sums[i][1]));
             black_box(&out);
@@ -86,7 +86,7 @@ unsafe fn integer_products<S: Simd, const X: usize>() -> usize {
             }
             w = [S::add_i(w[0], w[0]), S::add_i(w[1], w[1])];
         }
-        let mut out = [0.0; super::epilogue::MAX_LANES];
+        let mut out = [0.0; super::simd::MAX_LANES];
         for i in 0..X {
             S::store(out.as_mut_ptr(), S::to_float(S::add_i(sums[i][0], sums[i][1])));
             black_box(&out);

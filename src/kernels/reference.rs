@@ -17,13 +17,14 @@ impl Simd for Reference {
     const WIDTH: usize = WIDTH;
     const PIXELS: usize = 4;
     const STEP: usize = 1;
-    const TAPS: usize = 1;
-    const INTERLEAVED: usize = 4;
+    const ROWS: usize = 1;
+    const QUAD: usize = WIDTH;
     type F = [f32; WIDTH];
     type I = [i32; WIDTH];
     type Activation = u8;
     type Weight = i8;
-    type TapWeights = [Self::I; 2];
+    type Bytes = [[u8; WIDTH]; 4];
+    type Bounds = [u8; 3];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
@@ -90,9 +91,40 @@ impl Simd for Reference {
         unsafe { from.cast::<[u8; WIDTH]>().read() }.map(i32::from)
     }
     #[inline(always)]
-    unsafe fn store_bytes(to: *mut u8, x: [Self::I; 2]) {
+    unsafe fn bounds(zero_point: u8, low: u8, high: u8) -> [u8; 3] {
+        [zero_point, low, high]
+    }
+    #[inline(always)]
+    unsafe fn narrow(x: [Self::F; 4], &[zero_point, low, high]: &[u8; 3]) -> Self::Bytes {
+        let (low, high) = (i32::from(low), i32::from(high));
+        let narrow = |x: f32| {
+            // A cast saturates, but takes NaN for 0.
+            let q = if x.is_nan() { i32::MIN } else { x.round_ties_even() as i32 };
+            q.saturating_add(i32::from(zero_point)).max(low).min(high) as u8
+        };
+        x.map(|x| x.map(narrow))
+    }
+    #[inline(always)]
+    unsafe fn in_order(bytes: Self::Bytes) -> Self::Bytes {
+        bytes
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, bytes: Self::Bytes) {
         // SAFETY: the caller's promise.
-        unsafe { to.cast::<[[u8; WIDTH]; 2]>().write(x.map(|x| x.map(|x| x as u8))) }
+        unsafe { to.cast::<Self::Bytes>().write(bytes) }
+    }
+    #[inline(always)]
+    unsafe fn store_halves([first, second]: [*mut u8; 2], [a, b, c, d]: Self::Bytes) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            first.cast::<[[u8; WIDTH]; 2]>().write([a, b]);
+            second.cast::<[[u8; WIDTH]; 2]>().write([c, d]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn round_alike(_: [Self::F; 4]) -> bool {
+        // Always the long way: this is what others are compared with.
+        false
     }
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
@@ -111,20 +143,8 @@ impl Simd for Reference {
         std::array::from_fn(|i| sum[i] + x[i] * w[i])
     }
     #[inline(always)]
-    unsafe fn depthwise(sums: [Self::I; 2], taps: &[*const u8], at: usize, w: &Self::TapWeights) -> [Self::I; 2] {
-        // SAFETY: the caller's promise: 2·WIDTH bytes at the tap. Nothing is asked of the CPU.
-        unsafe {
-            let x = taps[0].add(at);
-            [Self::dot(sums[0], Self::load_bytes(x), w[0]), Self::dot(sums[1], Self::load_bytes(x.add(WIDTH)), w[1])]
-        }
-    }
-    #[inline(always)]
-    unsafe fn depthwise_weights(from: *const i8) -> Self::TapWeights {
-        // SAFETY: the caller's promise: 2·WIDTH weights.
-        unsafe { [Self::weights(from), Self::weights(from.add(WIDTH))] }
-    }
-    #[inline(always)]
-    unsafe fn depthwise_in_order(sums: [Self::I; 2]) -> [Self::I; 2] {
-        sums
+    unsafe fn column(rows: &[*const u8], at: usize) -> [Self::I; 4] {
+        // SAFETY: the caller's promise: 4·WIDTH bytes. Nothing is asked of the CPU.
+        std::array::from_fn(|vector| unsafe { Self::load_bytes(rows[0].add(at + vector * WIDTH)) })
     }
 }

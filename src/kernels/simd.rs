@@ -2,6 +2,12 @@
 
 use super::packing::{Integers, Lines, Plain};
 
+/// Lanes of two vectors of the widest instruction set.
+pub(super) const MAX_LANES: usize = 32;
+
+/// Lanes of four.
+pub(super) const MAX_BLOCK: usize = 2 * MAX_LANES;
+
 /// A vector instruction set with lanes of 32 bits, and the product of integers that convolutions are made of.
 ///
 /// Kernels are written once over this trait. Its methods are inlined into functions compiled for the instruction
@@ -16,10 +22,10 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     const PIXELS: usize;
     /// Input channels of one integer product.
     const STEP: usize;
-    /// Taps of one product of [`Simd::depthwise`].
-    const TAPS: usize;
-    /// Bytes that [`Simd::depthwise`] interleaves at a time: its order of channels follows from it.
-    const INTERLEAVED: usize;
+    /// Rows that [`Simd::column`] interleaves: those of one product of a depthwise convolution.
+    const ROWS: usize;
+    /// Lanes that stay together where bytes are interleaved or narrowed: [`Simd::depthwise_channel`] follows from it.
+    const QUAD: usize;
 
     /// [`Simd::WIDTH`] numbers.
     type F: Copy;
@@ -29,8 +35,10 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     type Activation: Activation;
     /// How an integer convolution reads weights.
     type Weight: Weight;
-    /// The weights of one product of [`Simd::depthwise`].
-    type TapWeights: Copy;
+    /// Four times [`Simd::WIDTH`] bytes.
+    type Bytes: Copy;
+    /// What [`Simd::narrow`] adds, and where it clamps.
+    type Bounds: Copy;
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;
@@ -54,8 +62,70 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn round(x: Self::F) -> Self::I;
     /// Widens [`Simd::WIDTH`] bytes.
     unsafe fn load_bytes(from: *const u8) -> Self::I;
-    /// Writes two vectors of integers in 0..=255 as bytes.
-    unsafe fn store_bytes(to: *mut u8, x: [Self::I; 2]);
+    /// Bounds for [`Simd::narrow`].
+    unsafe fn bounds(zero_point: u8, low: u8, high: u8) -> Self::Bounds;
+    /// `clamp(rne(x) + zero_point, low, high)` of four vectors, in an order of its own; NaN becomes `low`.
+    unsafe fn narrow(x: [Self::F; 4], bounds: &Self::Bounds) -> Self::Bytes;
+    /// What [`Simd::narrow`] gave, one vector after the other.
+    unsafe fn in_order(bytes: Self::Bytes) -> Self::Bytes;
+    unsafe fn store_bytes(to: *mut u8, bytes: Self::Bytes);
+    /// Writes one half to each place.
+    unsafe fn store_halves(to: [*mut u8; 2], bytes: Self::Bytes);
+    /// Writes the first `count` bytes.
+    #[inline(always)]
+    unsafe fn store_some_bytes(to: *mut u8, bytes: Self::Bytes, count: usize) {
+        let mut all = [0; MAX_BLOCK];
+        // SAFETY: the caller's promise; four vectors are at most MAX_BLOCK lanes.
+        unsafe {
+            Self::store_bytes(all.as_mut_ptr(), bytes);
+            to.copy_from_nonoverlapping(all.as_ptr(), count);
+        }
+    }
+    /// Writes the first `count` bytes of each half.
+    #[inline(always)]
+    unsafe fn store_some_of_halves(to: [*mut u8; 2], bytes: Self::Bytes, count: usize) {
+        let mut all = [0; MAX_BLOCK];
+        // SAFETY: as above.
+        unsafe {
+            Self::store_bytes(all.as_mut_ptr(), bytes);
+            to[0].copy_from_nonoverlapping(all.as_ptr(), count);
+            to[1].copy_from_nonoverlapping(all.as_ptr().add(2 * Self::WIDTH), count);
+        }
+    }
+    /// Writes the first `count` of two vectors.
+    #[inline(always)]
+    unsafe fn store_some(to: *mut f32, x: [Self::F; 2], count: usize) {
+        let mut all = [0.0; MAX_LANES];
+        // SAFETY: as above; two vectors are at most MAX_LANES.
+        unsafe {
+            Self::store(all.as_mut_ptr(), x[0]);
+            Self::store(all.as_mut_ptr().add(Self::WIDTH), x[1]);
+            to.copy_from_nonoverlapping(all.as_ptr(), count);
+        }
+    }
+    /// Two vectors, of which the first `count` lanes are read.
+    #[inline(always)]
+    unsafe fn load_some(from: *const f32, count: usize) -> [Self::F; 2] {
+        let mut all = [0.0; MAX_LANES];
+        // SAFETY: as above.
+        unsafe {
+            all.as_mut_ptr().copy_from_nonoverlapping(from, count);
+            [Self::load(all.as_ptr()), Self::load(all.as_ptr().add(Self::WIDTH))]
+        }
+    }
+    /// Two vectors of widened bytes, of which the first `count` are read.
+    #[inline(always)]
+    unsafe fn load_some_bytes(from: *const u8, count: usize) -> [Self::I; 2] {
+        let mut all = [0; MAX_LANES];
+        // SAFETY: as above.
+        unsafe {
+            all.as_mut_ptr().copy_from_nonoverlapping(from, count);
+            [Self::load_bytes(all.as_ptr()), Self::load_bytes(all.as_ptr().add(Self::WIDTH))]
+        }
+    }
+    /// Whether `x` is so far from the middle between two integers that another number within `2⁻¹³` of it rounds to
+    /// the same one, in all lanes of all vectors. Never for what is not finite.
+    unsafe fn round_alike(x: [Self::F; 4]) -> bool;
 
     /// Asks for the cache line at an address, which need not be one: nothing is read.
     unsafe fn prefetch(at: *const u8);
@@ -67,16 +137,22 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// `sum + Σ x·w` of each lane, exact.
     unsafe fn dot(sum: Self::I, x: Self::I, w: Self::I) -> Self::I;
 
-    /// `sums + Σ x[tap][channel] · w[tap][channel]` for the channels of two vectors, in an order of its own. `taps` are
-    /// [`Simd::TAPS`] pointers, each to as many bytes as channels from `at` on; `w` are [`Simd::depthwise_weights`].
-    /// Activations count as [`Activation::of`] says.
-    unsafe fn depthwise(sums: [Self::I; 2], taps: &[*const u8], at: usize, w: &Self::TapWeights) -> [Self::I; 2];
-    /// The weights of [`Simd::TAPS`] taps, which are in the order of
-    /// [`depthwise_place`](super::packing::depthwise_place).
-    unsafe fn depthwise_weights(from: *const Self::Weight) -> Self::TapWeights;
-    /// The sums of [`Simd::depthwise`] in the order of channels.
-    unsafe fn depthwise_in_order(sums: [Self::I; 2]) -> [Self::I; 2];
+    /// [`Simd::ROWS`] rows of bytes, from `at` on, interleaved by channel: four vectors for [`Simd::dot`], whose lanes are
+    /// channels in the order of [`Simd::depthwise_channel`]. Activations count as [`Activation::of`] says. After
+    /// [`Simd::narrow`], the channels are in order.
+    unsafe fn column(rows: &[*const u8], at: usize) -> [Self::I; 4];
+
+    /// Which of `4·WIDTH` channels is in this lane of this vector of a depthwise convolution.
+    fn depthwise_channel(vector: usize, lane: usize) -> usize {
+        lane / Self::QUAD * 4 * Self::QUAD + vector * Self::QUAD + lane % Self::QUAD
+    }
 }
+
+/// A number of steps that is outside of every grid, and small enough for an integer.
+pub(super) const BEYOND: f32 = (1 << 24) as f32;
+
+/// How close to the middle between two integers a number must be to round otherwise than one that is within `2⁻¹³` of it.
+pub(super) const CLOSE: f32 = 1.0 / (1 << 12) as f32;
 
 /// How kernels read an activation.
 pub(super) trait Activation: Copy + Send + Sync + 'static {

@@ -245,7 +245,7 @@ impl IntegerCase {
 
     fn run(&self, kernels: Kernels, epilogue: &IntegerEpilogue, out: Output<'_>, parallel: bool) {
         let pictures = Pictures { x: &self.x, dims: self.case.dims, padding: self.zero_point };
-        kernels.conv_integer(&self.packed[index(kernels)], pictures, epilogue, out, parallel);
+        kernels.conv_integer(&self.packed[index(kernels)], pictures, epilogue, None, out, parallel);
     }
 
     fn quantized(&self, kernels: Kernels, epilogue: &IntegerEpilogue, parallel: bool) -> Vec<u8> {
@@ -267,7 +267,14 @@ impl IntegerCase {
         let mut y = vec![77; self.case.out_len()];
         for (x, y) in self.x.chunks(self.case.picture_len()).zip(y.chunks_mut(each)) {
             let pictures = Pictures { x, dims: [1, height, width], padding: self.zero_point };
-            kernels.conv_integer(&self.packed[index(kernels)], pictures, &self.epilogue, Output::Quantized(y), false);
+            kernels.conv_integer(
+                &self.packed[index(kernels)],
+                pictures,
+                &self.epilogue,
+                None,
+                Output::Quantized(y),
+                false,
+            );
         }
         y
     }
@@ -348,7 +355,7 @@ impl FloatCase {
         let mut y = vec![f32::NAN; self.case.out_len()];
         let out = Output::Float(&mut y);
         let pictures = Pictures { x: &self.x, dims: self.case.dims, padding: 0.0 };
-        kernels.conv_float(&self.packed[index(kernels)], pictures, self.epilogue, out, parallel);
+        kernels.conv_float(&self.packed[index(kernels)], pictures, self.epilogue, None, out, parallel);
         bits(&y)
     }
 
@@ -356,7 +363,7 @@ impl FloatCase {
         let mut y = vec![77; self.case.out_len()];
         let out = Output::Quantized(&mut y);
         let pictures = Pictures { x: &self.x, dims: self.case.dims, padding: 0.0 };
-        kernels.conv_float(&self.packed[index(kernels)], pictures, self.epilogue, out, parallel);
+        kernels.conv_float(&self.packed[index(kernels)], pictures, self.epilogue, None, out, parallel);
         y
     }
 
@@ -367,7 +374,7 @@ impl FloatCase {
         let mut y = vec![f32::NAN; self.case.out_len()];
         for (x, y) in self.x.chunks(self.case.picture_len()).zip(y.chunks_mut(each)) {
             let pictures = Pictures { x, dims: [1, height, width], padding: 0.0 };
-            kernels.conv_float(&self.packed[index(kernels)], pictures, self.epilogue, Output::Float(y), false);
+            kernels.conv_float(&self.packed[index(kernels)], pictures, self.epilogue, None, Output::Float(y), false);
         }
         bits(&y)
     }
@@ -540,7 +547,7 @@ fn the_longest_reduction_does_not_overflow() {
             let x = vec![255; in_channels];
             let packed = PackedInteger::new(kernels, geometry, &w);
             let pictures = Pictures { x: &x, dims: [1, 1, 1], padding: 0 };
-            kernels.conv_integer(&packed, pictures, &epilogue, Output::Quantized(&mut y), false);
+            kernels.conv_integer(&packed, pictures, &epilogue, None, Output::Quantized(&mut y), false);
             assert_eq!(y, [(10 + shift) as u8; 3], "{}", kernels.name());
         }
     }
