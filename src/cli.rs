@@ -7,6 +7,7 @@ mod inspect;
 mod jobs;
 mod progress;
 mod query;
+mod report;
 mod run;
 mod trials;
 mod validate;
@@ -88,6 +89,7 @@ enum Command {
     Groups(groups::GroupsArgs),
     Front(trials::FrontArgs),
     Query(query::QueryArgs),
+    Report(report::ReportArgs),
 }
 
 /// A job that a command looks at.
@@ -126,6 +128,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Groups(args) => groups::run(global, args),
         Command::Front(args) => trials::run_front(global, args),
         Command::Query(args) => query::run(global, args),
+        Command::Report(args) => report::run(global, args),
     }
     .map(|()| Exit::Success)
 }

@@ -4,6 +4,7 @@ mod accuracy;
 mod latency;
 
 use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, Normal};
 
 pub use accuracy::{EvaluateError, Samples, evaluate, outputs};
 pub use latency::{Gate, LatencyError, Protocol, fingerprint, latency, step_times, throughput};
@@ -105,6 +106,20 @@ impl Score {
             Score::Count { total, .. } | Score::Decibel { total, .. } => total,
         }
     }
+
+    /// Where the share lies in the population that the samples were drawn from, with this confidence: Wilson's score
+    /// interval (Wilson 1927). `None` for a ratio, without samples, and for a confidence that is none.
+    pub fn interval(&self, confidence: f64) -> Option<(f64, f64)> {
+        let Score::Count { correct, total } = *self else { return None };
+        if total == 0 || !(0.0..1.0).contains(&confidence) {
+            return None;
+        }
+        let z = Normal::standard().inverse_cdf(0.5 + confidence / 2.0);
+        let (p, n) = (correct as f64 / total as f64, total as f64);
+        let middle = (p + z * z / (2.0 * n)) / (1.0 + z * z / n);
+        let half = z / (1.0 + z * z / n) * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
+        Some(((middle - half).max(0.0), (middle + half).min(1.0)))
+    }
 }
 
 impl Quartiles {
@@ -136,5 +151,26 @@ impl Latency {
     /// Median of fp32 over median of the candidate, both taken in the same run.
     pub fn speed_up(&self) -> Option<f64> {
         Some(self.fp32()?.median / self.candidate()?.median)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Score;
+
+    #[test]
+    fn intervals_are_those_of_wilson() {
+        let close = |score: Score, confidence, low: f64, high: f64| {
+            let (l, h) = score.interval(confidence).unwrap();
+            assert!((l - low).abs() < 5e-5 && (h - high).abs() < 5e-5, "{l} {h}");
+        };
+        // Newcombe 1998, table I, method 3.
+        close(Score::Count { correct: 81, total: 263 }, 0.95, 0.2553, 0.3662);
+        close(Score::Count { correct: 15, total: 148 }, 0.95, 0.0624, 0.1605);
+        close(Score::Count { correct: 0, total: 20 }, 0.95, 0.0, 0.1611);
+        close(Score::Count { correct: 29, total: 29 }, 0.95, 0.8830, 1.0);
+        assert_eq!(Score::Count { correct: 0, total: 0 }.interval(0.95), None);
+        assert_eq!(Score::Count { correct: 1, total: 2 }.interval(f64::NAN), None);
+        assert_eq!(Score::Decibel { value: 20.0, total: 5 }.interval(0.95), None);
     }
 }

@@ -18,6 +18,7 @@ pub mod pareto;
 pub mod pipeline;
 pub mod ptq;
 pub mod quant;
+pub mod report;
 pub mod runner;
 pub mod search;
 pub mod sensitivity;

@@ -6,6 +6,7 @@
 //! qconfig_mapping.json   its mapping, with the keys of PyTorch's QConfigMapping.to_dict
 //! front/*.qconfig.yaml   every qconfig on the front
 //! trials.csv             every trial
+//! report.html            the job in pictures
 //! ```
 //!
 //! A file is written beside its place and then renamed, so that whoever reads it finds it whole.
@@ -19,11 +20,9 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    evaluate::{Latency, Score},
     job::JobLock,
-    pipeline::TrialFacts,
     quant::{QConfig, QConfigFile, QConfigMapping},
-    search::Trial,
+    store::TrialSummary,
 };
 
 /// End of the names of qconfig files.
@@ -33,15 +32,6 @@ const SUFFIX: &str = ".qconfig.yaml";
 #[derive(Clone, Debug)]
 pub struct OutputFolder {
     path: PathBuf,
-}
-
-/// A trial with what is told of it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Measured {
-    /// The trial.
-    pub trial: Trial,
-    /// Its names and parameters.
-    pub facts: TrialFacts,
 }
 
 /// Why a result could not be written.
@@ -105,21 +95,22 @@ impl OutputFolder {
         write(&path, format!("{text}\n").as_bytes())
     }
 
-    /// Writes `trials.csv` and the folder `front`, from which the files of earlier fronts are taken.
+    /// Writes `trials.csv` and the folder `front`, from which the files of earlier fronts are taken. The qconfigs
+    /// are those of the trials, in the same order.
     ///
     /// # Errors
     /// Whatever keeps them from being written.
-    pub fn write_trials(&self, trials: &[Measured], front: &[bool], chosen: usize) -> Result<(), OutputError> {
+    pub fn write_trials(&self, trials: &[TrialSummary], qconfigs: &[&QConfigFile]) -> Result<(), OutputError> {
         let path = self.path.join("trials.csv");
-        let table = csv_table(trials, front, chosen).map_err(|e| format_error(&path, "CSV", e))?;
+        let table = trials_csv(trials).map_err(|e| format_error(&path, "CSV", e))?;
         write(&path, &table)?;
 
         let folder = self.path.join("front");
         self.make(&folder)?;
         let mut kept = Vec::new();
-        for (number, (measured, _)) in trials.iter().zip(front).enumerate().filter(|(_, (_, on))| **on) {
-            let name = format!("trial-{number:03}{SUFFIX}");
-            self.write_qconfig(&folder.join(&name), &measured.facts.file)?;
+        for (trial, qconfig) in trials.iter().zip(qconfigs).filter(|(trial, _)| trial.on_front) {
+            let name = format!("trial-{:03}{SUFFIX}", trial.number);
+            self.write_qconfig(&folder.join(&name), qconfig)?;
             kept.push(name);
         }
         let unreadable = |source| OutputError::Write { path: folder.clone(), source };
@@ -152,7 +143,10 @@ fn format_error(
 }
 
 /// Writes a file whole: beside its place, to the disk, then renamed.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+///
+/// # Errors
+/// Whatever keeps it from being written.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let written = || {
@@ -183,7 +177,11 @@ fn torch_dict(mapping: &QConfigMapping) -> Result<Value, serde_json::Error> {
     Ok(Value::Object(dict))
 }
 
-fn csv_table(trials: &[Measured], front: &[bool], chosen: usize) -> Result<Vec<u8>, csv::Error> {
+/// The table of trials as it is in `trials.csv`.
+///
+/// # Errors
+/// Whatever keeps it from being formatted.
+pub fn trials_csv<'a>(trials: impl IntoIterator<Item = &'a TrialSummary>) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record([
         "number",
@@ -206,36 +204,26 @@ fn csv_table(trials: &[Measured], front: &[bool], chosen: usize) -> Result<Vec<u
         "chosen",
     ])?;
     let text = |value: Option<f64>| value.map(|v| v.to_string()).unwrap_or_default();
-    let count = |score: &Score| match *score {
-        Score::Count { correct, .. } => Some(correct),
-        Score::Decibel { .. } => None,
-    };
-    for (number, (Measured { trial, facts }, on_front)) in trials.iter().zip(front).enumerate() {
-        let score = &trial.evaluation.score;
-        let correct = count(score);
-        let base = trials.first().and_then(|first| count(&first.trial.evaluation.score));
-        let drop = base.zip(correct).map(|(base, own)| (base as f64 - own as f64) / score.total() as f64);
-        let latency = trial.latency.as_ref();
-        let own = latency.and_then(Latency::candidate);
+    for trial in trials {
         table.write_record([
-            number.to_string(),
-            trial.key.to_string(),
+            trial.number.to_string(),
+            trial.key.clone(),
             trial.int8_groups.to_string(),
             trial.fp32_groups.len().to_string(),
-            facts.fp32_names.join(" "),
-            score.value().to_string(),
-            correct.map(|c| c.to_string()).unwrap_or_default(),
-            score.total().to_string(),
-            text(drop),
-            text(own.map(|q| q.q1)),
-            text(own.map(|q| q.median)),
-            text(own.map(|q| q.q3)),
-            text(latency.and_then(Latency::fp32).map(|q| q.median)),
-            text(latency.and_then(Latency::speed_up)),
+            trial.fp32_groups.join(" "),
+            trial.score.to_string(),
+            trial.correct.map(|c| c.to_string()).unwrap_or_default(),
+            trial.total.to_string(),
+            text(trial.score_drop),
+            text(trial.q1_ns),
+            text(trial.median_ns),
+            text(trial.q3_ns),
+            text(trial.fp32_median_ns),
+            text(trial.speed_up),
             trial.weight_bytes.to_string(),
             trial.activation_bytes.to_string(),
-            on_front.to_string(),
-            (number == chosen).to_string(),
+            trial.on_front.to_string(),
+            trial.chosen.to_string(),
         ])?;
     }
     table.into_inner().map_err(|error| io::Error::other(error.to_string()).into())

@@ -6,7 +6,7 @@ use tokio::{runtime::Handle, task};
 
 use crate::{
     job::JobLock,
-    output::{Measured, OutputError, OutputFolder},
+    output::{OutputError, OutputFolder},
     pareto,
     pipeline::{GroupFacts, Ledger, LedgerError, Outcome, TrialFacts},
     search::{Budget, Key, Trial},
@@ -141,7 +141,11 @@ impl Run {
     }
 
     async fn finish(&self, outcome: Outcome, measured: &[Measured]) -> Result<Ran, RunError> {
-        self.folder.write_trials(measured, &outcome.front, outcome.chosen)?;
+        let mut trials = self.store.summaries(self.job.id).await?;
+        // The choice is recorded last, when all files are there.
+        trials.iter_mut().for_each(|trial| trial.chosen = trial.number == outcome.chosen);
+        let qconfigs: Vec<_> = measured.iter().map(|measured| &measured.facts.file).collect();
+        self.folder.write_trials(&trials, &qconfigs)?;
         if let Some(chosen) = measured.get(outcome.chosen) {
             self.folder.write_best(&chosen.facts.file)?;
         }
@@ -166,6 +170,12 @@ pub fn one_line(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// A trial with what is told of it.
+struct Measured {
+    trial: Trial,
+    facts: TrialFacts,
 }
 
 /// The store's ledger that also keeps the best qconfig so far on disk.

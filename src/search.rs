@@ -151,6 +151,15 @@ impl Budget {
             _ => false,
         }
     }
+
+    /// The least score that is within the budget of an fp32 score.
+    pub fn least(&self, fp32: &Score) -> f64 {
+        match *self {
+            Budget::Drop { max_drop, relative: DropKind::Absolute } => fp32.value() - max_drop,
+            Budget::Drop { max_drop, relative: DropKind::Relative } => fp32.value() * (1.0 - max_drop),
+            Budget::MinDb(least) => least,
+        }
+    }
 }
 
 /// Greedy search: fp32, then all of the starting qconfig, then one more group in fp32 at each trial, worst
@@ -261,6 +270,7 @@ mod tests {
         let relative = Budget::Drop { max_drop: 0.1, relative: DropKind::Relative };
         assert!(relative.allows(&score(10, 100), &score(9, 100)));
         assert!(!relative.allows(&score(10, 100), &score(8, 100)));
+        assert_eq!((absolute.least(&score(90, 100)), relative.least(&score(10, 20))), (0.89, 0.45));
         let db = |value| Score::Decibel { value, total: 5 };
         assert!(Budget::MinDb(20.0).allows(&db(f64::INFINITY), &db(20.0)));
         assert!(!Budget::MinDb(20.0).allows(&db(f64::INFINITY), &db(19.9)));

@@ -22,6 +22,7 @@ use sqlx::SqlitePool;
 
 pub use jobs::{BegunJob, JobEnd, JobId, JobRow, JobState};
 pub use ledger::StoreLedger;
+pub(crate) use query::json_number;
 pub use query::{Cell, Rows};
 pub use trials::TrialSummary;
 

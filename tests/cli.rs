@@ -254,6 +254,43 @@ fn databases_that_cannot_be_used_are_told_apart() {
 }
 
 #[test]
+fn reports_are_files_that_stand_alone() {
+    let bench = Bench::new().with_jobs();
+    let write = |args: &[&str]| {
+        let done = bench.qtuned(args);
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{args:?}");
+        done.stdout
+    };
+    assert_eq!(write(&["report"]), "report.html\n");
+    assert_eq!(write(&["report", "small", "--format", "json", "-o", "data.json"]), "data.json\n");
+    let html = fs::read_to_string(bench.path("report.html")).unwrap();
+    let start = html.find("id=\"report\">").unwrap() + "id=\"report\">".len();
+    let data = html[start..].split("</script>").next().unwrap();
+    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(bench.path("data.json")).unwrap()).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(data).unwrap(), json);
+    assert_eq!((&json["job"]["name"], &json["trials"][2]["chosen"]), (&"small".into(), &true.into()));
+    assert_eq!((&json["budget"]["least_score"], &json["trials"][1]["within_budget"]), (&0.9.into(), &false.into()));
+    assert_eq!((&json["groups"][1]["chosen"], &json["groups"][2]["output_db"]), (&"fp32".into(), &"inf".into()));
+    assert_eq!(json["trials"][0]["fingerprint"]["kernel"], "avx2");
+
+    assert_eq!(write(&["report", "--format", "csv", "-o", "small.csv"]), "small.trials.csv\nsmall.groups.csv\n");
+    let lines = |name: &str| fs::read_to_string(bench.path(name)).unwrap().lines().count();
+    assert_eq!((lines("small.trials.csv"), lines("small.groups.csv")), (5, 5));
+    let written: Vec<String> = serde_json::from_str(&write(&["report", "--format", "svg", "--json"])).unwrap();
+    assert_eq!(written, ["report.trials.svg", "report.groups.svg"]);
+    for name in written {
+        assert!(fs::read_to_string(bench.path(&name)).unwrap().starts_with("<svg "), "{name}");
+    }
+
+    // A job that failed before its first trial.
+    write(&["report", "broken", "-o", "broken.html"]);
+    assert!(fs::read_to_string(bench.path("broken.html")).unwrap().contains("out of luck"));
+    let done = bench.qtuned(&["report", "-o", "nowhere/report.html"]);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.starts_with("error: failed to write nowhere/report.html: "), "{}", done.stderr);
+}
+
+#[test]
 fn wrong_jobs_and_usage_exit_with_2() {
     let bench = Bench::new().with_jobs();
     fs::write(bench.path("job.yaml"), "name: a\nmodel: {onnx: m.onnx}\nbudget: {max_dorp: 0.1}\n").unwrap();

@@ -65,6 +65,7 @@ fn a_job_runs_to_its_end_and_again_finds_everything_recorded() {
     let best: QConfigFile = serde_yaml::from_str(&fs::read_to_string(out.join("best.qconfig.yaml")).unwrap()).unwrap();
     assert_eq!(rows(path, "SELECT chosen FROM jobs"), serde_json::json!([{"chosen": best.trial}]));
     assert_eq!(best.model_sha256, lock.sha256.model);
+    assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("<title>fashion-mnist · qtuned</title>"));
     let measured = "SELECT (SELECT count(*) FROM trials) AS trials, (SELECT count(*) FROM latency_samples) AS samples";
     let count = || rows(path, measured);
     let before = count();

@@ -18,7 +18,9 @@ use super::{Global, JobFile, format, inspect, print, print_json, progress::Termi
 use crate::{
     cancel::Cancel,
     job::{self, JobLock},
+    output,
     pipeline::{self, Ledger, Opened, Outcome, PipelineError, Progress},
+    report::{Document, JobReport},
     runner::{Exit, Ran, Run, Stopped},
     store::{JobRow, Store, SystemClock, TrialSummary},
 };
@@ -75,7 +77,10 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit> {
         };
         terminal.finish();
         let row = store.find_job(Some(&run.job.id.to_string())).await?;
-        let summaries = store.summaries(run.job.id).await?;
+        let report = JobReport::read(&store, row).await?;
+        output::write(&ran.folder.join(Document::Html.file_name()), &Document::Html.of(&report)?)?;
+        let row = report.job;
+        let summaries: Vec<TrialSummary> = report.trials.into_iter().map(|trial| trial.summary).collect();
         store.close().await;
         anyhow::Ok((ran, row, summaries))
     });

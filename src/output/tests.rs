@@ -2,47 +2,57 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    evaluate::{Evaluation, Fingerprint},
-    graph::GroupId,
+    evaluate::Metric,
     quant::{Affine, GroupParameters, Preset},
-    search::Key,
 };
 
-fn measured(number: usize, correct: u64, ns: u64) -> Measured {
+fn qconfig(number: usize, score: f64) -> QConfigFile {
     let qconfig = Preset::Qnnpack.qconfig();
     let grid = Affine::from_range(-1.0, 3.0, &qconfig.activation);
     let mut mapping = QConfigMapping::preset(Preset::Qnnpack);
     mapping.module_name.push(("features.0".into(), None));
-    let file = QConfigFile {
+    QConfigFile {
         job: "a".into(),
         model_sha256: "b".repeat(64),
         trial: number,
-        score: correct as f64 / 10.0,
+        score,
         mapping,
         groups: vec![
             GroupParameters::fp32("features.0"),
             GroupParameters::int8("features.1", &qconfig, &[grid], &grid, Some(&[0.1, 0.1])),
         ],
-    };
-    let fingerprint = Fingerprint { cpu: "c".into(), kernel: "k".into(), threads: 1, batch: 1, quota_milli_cpus: None };
-    let trial = Trial {
-        key: Key([number as u8; 32]),
-        fp32_groups: vec![GroupId(0)],
-        int8_groups: 1,
-        evaluation: Evaluation { score: Score::Count { correct, total: 10 }, correct: vec![], seconds: 1.0 },
-        latency: Some(Latency { candidate_ns: vec![ns], fp32_ns: vec![300], fingerprint }),
+    }
+}
+
+fn summary(number: usize, correct: u64, ns: f64, on_front: bool) -> TrialSummary {
+    TrialSummary {
+        number,
+        key: format!("{number:02}").repeat(32),
+        metric: Metric::Top1,
+        score: correct as f64 / 10.0,
+        correct: Some(correct),
+        total: 10,
+        score_drop: Some((10 - correct) as f64 / 10.0),
+        q1_ns: Some(ns),
+        median_ns: Some(ns),
+        q3_ns: Some(ns),
+        fp32_median_ns: Some(300.0),
+        speed_up: Some(300.0 / ns),
         weight_bytes: 100,
         activation_bytes: 50,
-    };
-    let facts = TrialFacts { fp32_names: vec!["features.0".into()], qconfig_json: "{}".into(), file };
-    Measured { trial, facts }
+        int8_groups: 1,
+        fp32_groups: vec!["features.0".into()],
+        on_front,
+        chosen: number == 2,
+        fingerprint: None,
+    }
 }
 
 #[test]
 fn the_best_qconfig_reads_back_and_nothing_else_is_left() {
     let folder = TempDir::new().unwrap();
     let output = OutputFolder::create(&folder.path().join("deep/er")).unwrap();
-    let best = measured(1, 9, 100).facts.file;
+    let best = qconfig(1, 0.9);
     output.write_best(&best).unwrap();
     output.write_best(&best).unwrap();
     let yaml = fs::read_to_string(output.path().join("best.qconfig.yaml")).unwrap();
@@ -57,10 +67,13 @@ fn the_best_qconfig_reads_back_and_nothing_else_is_left() {
 fn the_front_of_an_earlier_run_goes() {
     let folder = TempDir::new().unwrap();
     let output = OutputFolder::create(folder.path()).unwrap();
-    let trials = [measured(0, 10, 300), measured(1, 8, 100), measured(2, 9, 200)];
-    output.write_trials(&trials, &[true, true, true], 2).unwrap();
+    let files = [qconfig(0, 1.0), qconfig(1, 0.8), qconfig(2, 0.9)];
+    let files: Vec<_> = files.iter().collect();
+    let mut trials = [summary(0, 10, 300.0, true), summary(1, 8, 100.0, true), summary(2, 9, 200.0, true)];
+    output.write_trials(&trials, &files).unwrap();
     fs::write(folder.path().join("front/notes.txt"), "mine").unwrap();
-    output.write_trials(&trials, &[true, false, true], 2).unwrap();
+    trials[1].on_front = false;
+    output.write_trials(&trials, &files).unwrap();
     let mut names: Vec<String> = fs::read_dir(folder.path().join("front"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

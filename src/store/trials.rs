@@ -65,7 +65,7 @@ pub struct TrialSummary {
     /// The metric.
     pub metric: Metric,
     /// A fraction, or dB.
-    #[serde(serialize_with = "crate::store::query::json_number")]
+    #[serde(serialize_with = "crate::store::json_number")]
     pub score: f64,
     /// Samples that were right; `None` for the metric sqnr.
     pub correct: Option<u64>,
@@ -95,6 +95,18 @@ pub struct TrialSummary {
     pub on_front: bool,
     /// Whether the job chose it.
     pub chosen: bool,
+    /// Where and how its latency was taken.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl TrialSummary {
+    /// The metric's value with its counts.
+    pub fn measured(&self) -> Score {
+        match self.correct {
+            Some(correct) => Score::Count { correct, total: self.total },
+            None => Score::Decibel { value: self.score, total: self.total },
+        }
+    }
 }
 
 impl Store {
@@ -196,7 +208,9 @@ impl Store {
                    q3_ns AS "q3_ns: f64", fp32_median_ns AS "fp32_median_ns: f64", speed_up AS "speed_up: f64",
                    weight_bytes AS "weight_bytes!: i64", activation_bytes AS "activation_bytes!: i64",
                    int8_groups AS "int8_groups!: i64", fp32_groups AS "fp32_groups!: String",
-                   on_front AS "on_front!: bool", chosen AS "chosen!: bool"
+                   on_front AS "on_front!: bool", chosen AS "chosen!: bool", cpu AS "cpu?: String",
+                   kernel AS "kernel?: String", threads AS "threads?: i64", batch AS "batch?: i64",
+                   quota_milli_cpus AS "quota_milli_cpus?: i64"
                FROM trial_summary WHERE job_id = ? ORDER BY number"#,
             job.0
         )
@@ -226,12 +240,27 @@ struct SummaryColumns {
     fp32_groups: String,
     on_front: bool,
     chosen: bool,
+    cpu: Option<String>,
+    kernel: Option<String>,
+    threads: Option<i64>,
+    batch: Option<i64>,
+    quota_milli_cpus: Option<i64>,
 }
 
 impl TryFrom<SummaryColumns> for TrialSummary {
     type Error = StoreError;
 
     fn try_from(row: SummaryColumns) -> Result<TrialSummary, StoreError> {
+        let fingerprint = match (row.cpu, row.kernel, row.threads, row.batch) {
+            (Some(cpu), Some(kernel), Some(threads), Some(batch)) => Some(Fingerprint {
+                cpu,
+                kernel,
+                threads: count(WHAT, threads)?,
+                batch: count(WHAT, batch)?,
+                quota_milli_cpus: row.quota_milli_cpus.map(|quota| count(WHAT, quota)).transpose()?,
+            }),
+            _ => None,
+        };
         Ok(TrialSummary {
             number: count(WHAT, row.number)?,
             key: row.key,
@@ -251,6 +280,7 @@ impl TryFrom<SummaryColumns> for TrialSummary {
             fp32_groups: from_json(WHAT, &row.fp32_groups)?,
             on_front: row.on_front,
             chosen: row.chosen,
+            fingerprint,
         })
     }
 }
