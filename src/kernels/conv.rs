@@ -278,8 +278,7 @@ impl<'a> Shape<'a> {
     fn is_inside(&self, classes: &[Class], step: usize, len: usize) -> bool {
         let last_group = (self.geometry.groups - 1) * self.geometry.in_per_group();
         classes.iter().all(|class| {
-            let pixels = class.pixels.iter().map(|pixel| pixel.input);
-            let (Some(first), Some(last)) = (pixels.clone().min(), pixels.max()) else { return true };
+            let [first, last] = class.ends();
             class.runs.iter().all(|run| {
                 let end = last + run.at + (run.products * step + last_group) as isize;
                 first + run.at >= 0 && end <= len as isize
@@ -568,7 +567,7 @@ pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Ta
     let (input, classes) = dense.shape().input::<S, D>(dense, part);
     let all_runs = classes.first().map_or(&[][..], |class| &class.runs);
     let per_group = geometry.blocks(lanes);
-    let tiles: usize = classes.iter().map(|class| class.pixels.len().div_ceil(D::PIXELS)).sum();
+    let tiles: usize = classes.iter().map(|class| class.len().div_ceil(D::PIXELS)).sum();
     let mut of_tiles = dense.block(all_runs, part.blocks.start);
     for block in part.blocks.clone() {
         let (group, within) = (block / per_group, block % per_group * lanes);
@@ -581,37 +580,37 @@ pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Ta
         let x = input[group * geometry.in_per_group()..].as_ptr();
         // SAFETY: S is the instruction set that this is compiled for (see `dispatch`).
         let of_block = unsafe { dense.layer().channels(channel, lanes) };
-        for Class { runs, outside, pixels } in &classes {
+        for class in &classes {
+            let (runs, outside) = (&class.runs[..], &class.outside[..]);
             // SAFETY: as above.
             let start = unsafe { dense.start(&of_block, outside, channel, lanes) };
             let products: usize = runs.iter().map(|run| run.products).sum();
             let step = share.div_ceil(products.max(1));
             // Tiles of nearly one size: a tile of few pixels waits for its own sums.
-            let tiles = pixels.len().div_ceil(D::PIXELS);
-            let (count, larger) = (pixels.len() / tiles, pixels.len() % tiles);
-            let mut rest = &pixels[..];
+            let tiles = class.len().div_ceil(D::PIXELS);
+            let (count, larger) = (class.len() / tiles, class.len() % tiles);
+            let mut walk = class.walk();
             for tile in 0..tiles {
-                let (pixels, others) = rest.split_at(count + usize::from(tile < larger));
                 let of_tile = Ahead { at: ahead, step };
-                (rest, ahead) = (others, ahead.wrapping_add(share));
+                ahead = ahead.wrapping_add(share);
                 macro_rules! sums {
                     ($p:literal) => {{
-                        // SAFETY: there are so many pixels; all reads were found to be inside the input, and the parts
+                        // SAFETY: all reads were found to be inside the input, and the parts
                         // of a call write rows and channels of their own, inside the output.
                         unsafe {
-                            let (mut from, mut to) = ([x; $p], [channel; $p]);
+                            let (mut again, mut from, mut to) = (walk, [x; $p], [channel; $p]);
                             for p in 0..$p {
-                                from[p] = x.wrapping_offset(pixels.get_unchecked(p).input);
+                                from[p] = x.wrapping_offset(walk.next().input);
                             }
                             let sums = D::tile::<$p>(&of_tiles, runs, of_tile, start, from);
                             for p in 0..$p {
-                                to[p] += pixels.get_unchecked(p).output;
+                                to[p] += again.next().output;
                             }
                             D::Layer::write(&of_block, &sums, target, to, lanes);
                         }
                     }};
                 }
-                match pixels.len() {
+                match count + usize::from(tile < larger) {
                     1 => sums!(1),
                     2 => sums!(2),
                     3 => sums!(3),

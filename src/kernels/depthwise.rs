@@ -181,10 +181,12 @@ impl<S: Simd> Depthwise<S> for FloatLayer<'_> {
         stride: usize,
         lanes: usize,
     ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            <Self as Epilogue<S>>::write::<P>(channels, sums, target, std::array::from_fn(|p| at + p * stride), lanes)
+        let mut places = [at; P];
+        for p in 0..P {
+            places[p] += p * stride;
         }
+        // SAFETY: the caller's promise.
+        unsafe { <Self as Epilogue<S>>::write::<P>(channels, sums, target, places, lanes) }
     }
 }
 
