@@ -86,6 +86,9 @@ struct Line<'a, X> {
     windows: usize,
     /// The first output element.
     at: usize,
+    /// Windows that fill one block, as if they were one of as many more channels; `stride`, `step` and `windows` are
+    /// those of such.
+    joined: usize,
 }
 
 /// A depthwise convolution for one instruction set. Its methods ask of their caller what those of [`Simd`] do.
@@ -100,6 +103,8 @@ trait Depthwise<S: Simd> {
     const LANES: usize;
     /// Rows of the kernel that one product takes; those that are too many have weights of 0.
     const ROWS: usize;
+    /// Whether a block that is larger than the channels holds them repeatedly, where they fill it.
+    const REPEATS: bool;
 
     fn geometry(&self) -> &Geometry;
     fn packed(&self) -> &[Self::W];
@@ -132,6 +137,7 @@ impl<S: Simd> Depthwise<S> for FloatLayer<'_> {
     type Sums = [S::F; 2];
     const LANES: usize = 2 * S::WIDTH;
     const ROWS: usize = 1;
+    const REPEATS: bool = false;
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
@@ -198,15 +204,13 @@ struct IntegerBlock<S: Simd> {
     grid: Grid<S>,
 }
 
-/// Values of a block in the order of [`Simd::depthwise_channel`], 0 where there are fewer channels than lanes.
+/// Values of a block in the order of [`Simd::depthwise_channel`]; where there are fewer channels than lanes, they are
+/// repeated.
 #[inline(always)]
 fn in_block_order<S: Simd, T: Copy + Default>(value: impl Fn(usize) -> T, lanes: usize) -> [T; MAX_BLOCK] {
     let mut block = [T::default(); MAX_BLOCK];
     for (i, out) in block[..4 * S::WIDTH].iter_mut().enumerate() {
-        let channel = S::depthwise_channel(i / S::WIDTH, i % S::WIDTH);
-        if channel < lanes {
-            *out = value(channel);
-        }
+        *out = value(S::depthwise_channel(i / S::WIDTH, i % S::WIDTH) % lanes);
     }
     block
 }
@@ -218,6 +222,7 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
     type Sums = [S::I; 4];
     const LANES: usize = 4 * S::WIDTH;
     const ROWS: usize = S::ROWS;
+    const REPEATS: bool = true;
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
@@ -385,6 +390,7 @@ unsafe fn line_body<S: Simd, D: Depthwise<S>>(
     target: Target,
 ) {
     let (channels, packed) = (layer.geometry().in_channels, layer.packed());
+    let channels = channels * line.joined;
     let lanes = D::LANES.min(channels);
     let block_len = line.taps.len() * D::LANES;
     assert_eq!(packed.len(), blocks.len() * block_len, "packed weights");
@@ -448,9 +454,13 @@ fn rows_body<S: Simd, D: Depthwise<S>>(layer: &D, pictures: Pictures<'_, D::X>, 
     }
     let groups = window.kernel[0].div_ceil(D::ROWS);
     let mut taps = Vec::with_capacity(groups * window.kernel[1] * D::ROWS);
+    let joined = D::LANES / channels;
+    let joins = D::REPEATS && joined > 1 && D::LANES == joined * channels && window.stride[1] == 1 && right == 1;
+    let whole = if joins { inner.len() / joined * joined } else { inner.len() };
+    let first = inner.start..inner.start + whole;
     for y in rows.rows.clone() {
-        let edges = (0..inner.start).chain(inner.end..rows.width).map(|x| x..x + 1);
-        for columns in std::iter::once(inner.clone()).chain(edges).filter(|columns| !columns.is_empty()) {
+        let edges = (0..inner.start).chain(first.end..rows.width).map(|x| x..x + 1);
+        for columns in std::iter::once(first.clone()).chain(edges).filter(|columns| !columns.is_empty()) {
             let reach = reach(columns.len());
             taps.clear();
             for tap in 0..groups * window.kernel[1] * D::ROWS {
@@ -471,8 +481,10 @@ fn rows_body<S: Simd, D: Depthwise<S>>(layer: &D, pictures: Pictures<'_, D::X>, 
                 taps.push(from.as_ptr());
             }
             let at = ((rows.picture * rows.height + y) * rows.width + columns.start) * channels;
-            let stride = if right == 1 { window.stride[1] } else { 0 };
-            let line = Line { taps: &taps, across: window.kernel[1], stride, step, windows: columns.len(), at };
+            let joined = if joins && columns == first { joined } else { 1 };
+            let stride = if right == 1 { joined * window.stride[1] } else { 0 };
+            let (step, windows) = (joined * step, columns.len() / joined);
+            let line = Line { taps: &taps, across: window.kernel[1], stride, step, windows, at, joined };
             // SAFETY: S is the instruction set that this is compiled for (see `dispatch`); the taps were found to
             // reach far enough, and so does the first of each row, up to the last; and parts of a call write rows of
             // their own, inside the output.

@@ -197,10 +197,8 @@ impl Geometry {
         let blocks = packed.as_mut_slice().chunks_exact_mut(block_len);
         for (out, first) in blocks.zip(self.depthwise_blocks(lanes)) {
             for lane in 0..lanes {
-                let channel = first + S::depthwise_channel(lane / S::WIDTH, lane % S::WIDTH);
-                if channel >= self.out_channels {
-                    continue;
-                }
+                // Fewer channels than lanes are repeated: several windows may fill a block.
+                let channel = S::depthwise_channel(lane / S::WIDTH, lane % S::WIDTH) % self.out_channels + first;
                 for tap in 0..rows * across {
                     let (row, column) = (tap / across, tap % across);
                     let product = row / S::ROWS * across + column;
