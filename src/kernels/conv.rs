@@ -551,10 +551,12 @@ pub(super) fn bytes<T>(elements: &[T]) -> Range<*const u8> {
 /// A copy of a tile's sums. What follows reads them one by one; were it the same array, it would be kept in memory
 /// all along, rather than in registers.
 #[inline(always)]
-pub(super) fn settle<T: Copy, const P: usize>(sums: &[[T; 2]; P]) -> [[T; 2]; P] {
+pub(super) fn settle<T: Copy, const N: usize, const P: usize>(sums: &[[T; N]; P]) -> [[T; N]; P] {
     let mut copy = [sums[0]; P];
     for p in 0..P {
-        copy[p] = [sums[p][0], sums[p][1]];
+        for v in 0..N {
+            copy[p][v] = sums[p][v];
+        }
     }
     copy
 }

@@ -6,7 +6,9 @@ use std::{borrow::Cow, ops::Range};
 use rayon::prelude::*;
 
 use super::{
-    Activation, IntegerEpilogue, Kernels, Output, Pictures, Simd, Weight, dispatch,
+    Activation, IntegerEpilogue, Kernels, Output, Pictures, Simd, Weight,
+    conv::settle,
+    dispatch,
     epilogue::{Epilogue, FloatChannels, FloatLayer, Grid, IntegerLayer, Target},
     packing::Geometry,
     simd::MAX_BLOCK,
@@ -301,34 +303,52 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
         stride: usize,
         lanes: usize,
     ) {
-        let IntegerBlock { multipliers, grid, .. } = channels;
-        // SAFETY: the caller's promise. What is not bytes goes through an array.
+        // SAFETY: the caller's promise.
         unsafe {
-            for p in 0..P {
-                let steps = [
-                    S::mul(S::to_float(sums[p][0]), multipliers[0]),
-                    S::mul(S::to_float(sums[p][1]), multipliers[1]),
-                    S::mul(S::to_float(sums[p][2]), multipliers[2]),
-                    S::mul(S::to_float(sums[p][3]), multipliers[3]),
-                ];
-                // The order of narrowing undoes that of the block.
-                let bytes = grid.narrow(steps);
-                let at = at + p * stride;
-                match target {
-                    Target::Quantized(y) if lanes == 4 * S::WIDTH => S::store_bytes(y.add(at), bytes),
-                    Target::Quantized(y) => S::store_some_bytes(y.add(at), bytes, lanes),
-                    Target::Float(y) => {
-                        let (mut all, mut floats) = ([0; MAX_BLOCK], [0.0; MAX_BLOCK]);
-                        S::store_bytes(all.as_mut_ptr(), bytes);
-                        for v in 0..4 {
-                            let q = S::load_bytes(all.as_ptr().add(v * S::WIDTH));
-                            S::store(floats.as_mut_ptr().add(v * S::WIDTH), grid.dequantize(q));
+            match target {
+                Target::Quantized(y) if lanes == 4 * S::WIDTH => {
+                    for p in 0..P {
+                        S::store_bytes(y.add(at + p * stride), narrow(channels, sums[p]));
+                    }
+                }
+                Target::Quantized(y) => {
+                    for p in 0..P {
+                        S::store_some_bytes(y.add(at + p * stride), narrow(channels, sums[p]), lanes);
+                    }
+                }
+                Target::Float(y) => {
+                    for p in 0..P {
+                        let mut bytes = [0; MAX_BLOCK];
+                        S::store_bytes(bytes.as_mut_ptr(), narrow(channels, sums[p]));
+                        for half in 0..2 {
+                            let first = half * 2 * S::WIDTH;
+                            let q = bytes.as_ptr().add(first);
+                            let x = [
+                                channels.grid.dequantize(S::load_bytes(q)),
+                                channels.grid.dequantize(S::load_bytes(q.add(S::WIDTH))),
+                            ];
+                            let count = lanes.saturating_sub(first).min(2 * S::WIDTH);
+                            S::store_some(y.add(at + p * stride + first.min(lanes)), x, count);
                         }
-                        y.add(at).copy_from_nonoverlapping(floats.as_ptr(), lanes);
                     }
                 }
             }
         }
+    }
+}
+
+/// Sums as bytes, channels in order: that of narrowing undoes that of the block.
+#[inline(always)]
+unsafe fn narrow<S: Simd>(block: &IntegerBlock<S>, [a, b, c, d]: [S::I; 4]) -> S::Bytes {
+    let m = &block.multipliers;
+    // SAFETY: the caller's promise.
+    unsafe {
+        block.grid.narrow([
+            S::mul(S::to_float(a), m[0]),
+            S::mul(S::to_float(b), m[1]),
+            S::mul(S::to_float(c), m[2]),
+            S::mul(S::to_float(d), m[3]),
+        ])
     }
 }
 
@@ -360,19 +380,29 @@ unsafe fn strip<S: Simd, const P: usize, const ACROSS: usize, const STRIDE: usiz
     unsafe {
         let mut sums = [channels.constants; P];
         for rows in line.taps.chunks_exact(ACROSS * S::ROWS) {
-            for c in 0..(P - 1) * STRIDE + ACROSS {
-                let x = S::column(rows, at + c * column);
-                for p in 0..P {
-                    if p * STRIDE <= c && c < p * STRIDE + ACROSS {
-                        sums[p] = products::<S>(sums[p], x, w.add((c - p * STRIDE) * 4 * S::WIDTH * S::ROWS));
+            // Written out: a loop is not unrolled, and would have all sums in memory.
+            macro_rules! columns {
+                ($($c:literal)*) => {$(
+                    if $c < (P - 1) * STRIDE + ACROSS {
+                        let x = S::column(rows, at + $c * column);
+                        for p in 0..P {
+                            if p * STRIDE <= $c && $c < p * STRIDE + ACROSS {
+                                sums[p] = products::<S>(sums[p], x, w.add(($c - p * STRIDE) * 4 * S::WIDTH * S::ROWS));
+                            }
+                        }
                     }
-                }
+                )*};
             }
+            const { assert!((P - 1) * STRIDE + ACROSS <= 11) };
+            columns!(0 1 2 3 4 5 6 7 8 9 10);
             w = w.add(ACROSS * 4 * S::WIDTH * S::ROWS);
         }
-        sums
+        settle(&sums)
     }
 }
+
+/// The most that [`Depthwise::ROWS`] is.
+const MAX_ROWS: usize = 4;
 
 /// Windows whose sums are formed together.
 const WINDOWS: usize = 4;
@@ -463,22 +493,29 @@ fn rows_body<S: Simd, D: Depthwise<S>>(layer: &D, pictures: Pictures<'_, D::X>, 
         for columns in std::iter::once(first.clone()).chain(edges).filter(|columns| !columns.is_empty()) {
             let reach = reach(columns.len());
             taps.clear();
-            for tap in 0..groups * window.kernel[1] * D::ROWS {
-                let (group, across) = (tap / D::ROWS / window.kernel[1], tap / D::ROWS % window.kernel[1]);
+            for group in 0..groups {
                 // Where products want more rows than there are, the weights are 0 and any element does.
-                let row = (group * D::ROWS + tap % D::ROWS).min(window.kernel[0] - 1);
-                let row = (y * window.stride[0] + row * down).checked_sub(window.pads[0]).filter(|&row| row < height);
-                let column = columns.start * window.stride[1] + across * right;
-                let column = column.checked_sub(window.pads[1]).filter(|&column| column < width);
-                let from = match (row, column) {
-                    (Some(row), Some(column)) if row >= tail => {
-                        &last_rows[(row - tail) * row_len + column * channels..]
+                let mut of_rows = [None; MAX_ROWS];
+                for (r, row) in of_rows[..D::ROWS].iter_mut().enumerate() {
+                    let down = (group * D::ROWS + r).min(window.kernel[0] - 1) * down;
+                    let at = (y * window.stride[0] + down).checked_sub(window.pads[0]);
+                    *row = at.filter(|&row| row < height).map(|row| match row.checked_sub(tail) {
+                        Some(row) => &last_rows[row * row_len..],
+                        None => &picture[row * row_len..],
+                    });
+                }
+                for across in 0..window.kernel[1] {
+                    let column = (columns.start * window.stride[1] + across * right).checked_sub(window.pads[1]);
+                    let column = column.filter(|&column| column < width);
+                    for row in &of_rows[..D::ROWS] {
+                        let from = match (row, column) {
+                            (Some(row), Some(column)) => &row[column * channels..],
+                            _ => &outside,
+                        };
+                        assert!(reach <= from.len(), "a window reaches outside its input");
+                        taps.push(from.as_ptr());
                     }
-                    (Some(row), Some(column)) => &picture[row * row_len + column * channels..],
-                    _ => &outside,
-                };
-                assert!(reach <= from.len(), "a window reaches outside its input");
-                taps.push(from.as_ptr());
+                }
             }
             let at = ((rows.picture * rows.height + y) * rows.width + columns.start) * channels;
             let joined = if joins && columns == first { joined } else { 1 };
