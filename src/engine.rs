@@ -61,7 +61,7 @@ struct Slot {
     representation: Representation,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct SlotId(usize);
 
 /// One kernel call.
@@ -78,6 +78,13 @@ struct Step {
     release: Vec<SlotId>,
 }
 
+/// Steps in order, and the buffers that they write.
+#[derive(Debug)]
+struct Program {
+    steps: Vec<Step>,
+    buffers: workspace::Buffers,
+}
+
 /// A graph compiled for one quantization: an ordered list of steps with packed weights, and the buffers that they
 /// write. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -85,10 +92,12 @@ pub struct Plan {
     graph: Arc<Graph>,
     kernels: Kernels,
     slots: Arc<[Slot]>,
-    steps: Arc<[Step]>,
+    /// What runs.
+    program: Arc<Program>,
+    /// What runs where every value is to be seen: additions are steps of their own. The bits are the same.
+    shown: Arc<Program>,
     outputs: Vec<SlotId>,
     weight_bytes: u64,
-    buffers: Arc<workspace::Buffers>,
     workspaces: Arc<workspace::Workspaces>,
 }
 
@@ -189,7 +198,7 @@ impl Plan {
 
     /// Bytes of the buffers that one sample needs while it runs: values alive at the same time have their own.
     pub fn activation_bytes(&self) -> u64 {
-        self.buffers.bytes()
+        self.program.buffers.bytes()
     }
 
     /// What each step is, in the order they run.
@@ -201,7 +210,7 @@ impl Plan {
             output: self.slots[step.output.0].representation,
             macs: if step.is_node { self.graph.macs(step.node) } else { 0 },
         };
-        self.steps.iter().map(facts).collect()
+        self.program.steps.iter().map(facts).collect()
     }
 }
 

@@ -3,11 +3,11 @@
 //! First, backwards: how does each value want to be stored, by those who read it? Then, forwards: each node
 //! writes what its readers want, and where one wants something else a conversion is added once.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Engine, GroupQuantization, Plan, Representation, Slot, SlotId, Step,
-    kind::{AverageWindow, Kind},
+    Engine, GroupQuantization, Plan, Program, Representation, Slot, SlotId, Step,
+    kind::{AverageWindow, IntegerSum, Kind},
     weights::layer,
     workspace::Buffers,
 };
@@ -163,7 +163,7 @@ impl Builder<'_> {
                     let epilogue = Arc::new(IntegerEpilogue { constants, multipliers, grid: q.output, low, high });
                     bytes = group.parameters - bias.map_or(0, |b| b.len() as u64)
                         + 4 * (bias.map_or(0, <[f32]>::len) + weight.stored_scales().len()) as u64;
-                    Kind::ConvInteger { weight, zero_point: input.zero_point, epilogue }
+                    Kind::ConvInteger { weight, zero_point: input.zero_point, epilogue, sum: None }
                 }
             },
         };
@@ -193,7 +193,7 @@ impl Builder<'_> {
                 Some(window) => Kind::AverageFloat { window, epilogue },
                 None => {
                     let packed = engine.weights.float(node, id).expect("other groups have a weight");
-                    Kind::ConvFloat { packed, epilogue }
+                    Kind::ConvFloat { packed, epilogue, sum: None }
                 }
             },
         };
@@ -233,28 +233,85 @@ impl Builder<'_> {
         0
     }
 
+    fn finish(self, engine: &Engine, outputs: Vec<SlotId>, weight_bytes: u64) -> Plan {
+        let fused = fuse(&self.steps, &outputs);
+        let program = |steps| Arc::new(Program::new(self.graph, &self.slots, steps, &outputs));
+        Plan {
+            graph: engine.graph.clone(),
+            kernels: engine.kernels,
+            program: program(fused),
+            shown: program(self.steps),
+            slots: self.slots.into(),
+            outputs,
+            weight_bytes,
+            workspaces: engine.workspaces.clone(),
+        }
+    }
+}
+
+impl Program {
     /// Notes the last use of every slot, and shares buffers out.
-    fn finish(mut self, engine: &Engine, outputs: Vec<SlotId>, weight_bytes: u64) -> Plan {
-        let mut seen = vec![false; self.slots.len()];
+    fn new(graph: &Graph, slots: &[Slot], mut steps: Vec<Step>, outputs: &[SlotId]) -> Program {
+        let mut seen = vec![false; slots.len()];
         outputs.iter().for_each(|s| seen[s.0] = true);
-        for step in self.steps.iter_mut().rev() {
+        for step in steps.iter_mut().rev() {
             for input in &step.inputs {
                 if !std::mem::replace(&mut seen[input.0], true) {
                     step.release.push(*input);
                 }
             }
         }
-        let buffers = Buffers::new(self.graph, &self.slots, &self.steps);
-        Plan {
-            graph: engine.graph.clone(),
-            kernels: engine.kernels,
-            slots: self.slots.into(),
-            steps: self.steps.into(),
-            outputs,
-            weight_bytes,
-            buffers: Arc::new(buffers),
-            workspaces: engine.workspaces.clone(),
+        let buffers = Buffers::new(graph, slots, &steps);
+        Program { steps, buffers }
+    }
+}
+
+/// The steps with additions done by a convolution that alone feeds them. It rounds to its own grid first, so that this
+/// changes no bit.
+fn fuse(steps: &[Step], outputs: &[SlotId]) -> Vec<Step> {
+    let mut readers: HashMap<SlotId, usize> = HashMap::new();
+    steps.iter().flat_map(|step| &step.inputs).chain(outputs).for_each(|&slot| *readers.entry(slot).or_default() += 1);
+    let mut fused: Vec<Option<Step>> = Vec::with_capacity(steps.len());
+    let mut written: HashMap<SlotId, usize> = HashMap::new();
+    for step in steps {
+        let mut step = step.clone();
+        // The later of two convolutions: the other operand is there by then.
+        let feeds = step.inputs.iter().enumerate().filter(|(_, slot)| readers[slot] == 1);
+        let last = feeds.filter_map(|(i, slot)| written.get(slot).map(|&at| (at, i))).max();
+        if let Some((at, operand)) = last
+            && let Some(conv) = &fused[at]
+            && let Some(kind) = with_sum(&conv.kind, &step.kind, operand)
+        {
+            step = Step { kind, inputs: vec![conv.inputs[0], step.inputs[1 - operand]], node: conv.node, ..step };
+            fused[at] = None;
         }
+        written.insert(step.output, fused.len());
+        fused.push(Some(step));
+    }
+    fused.into_iter().flatten().collect()
+}
+
+/// A convolution that also does an addition whose `operand`th operand it feeds; `None` for all other pairs of steps.
+fn with_sum(conv: &Kind, add: &Kind, operand: usize) -> Option<Kind> {
+    match (conv, add) {
+        (Kind::ConvFloat { packed, epilogue, sum: None }, Kind::AddFloat(sum)) if epilogue.grid.is_none() => {
+            let dense = !packed.geometry().is_depthwise();
+            dense.then(|| Kind::ConvFloat { packed: packed.clone(), epilogue: *epilogue, sum: Some(*sum) })
+        }
+        (
+            Kind::ConvInteger { weight, zero_point, epilogue, sum: None },
+            &Kind::AddInteger { a, b, grid, low, high },
+        ) => {
+            let addend = if operand == 0 { b } else { a };
+            let dense = !weight.packed.geometry().is_depthwise();
+            dense.then(|| Kind::ConvInteger {
+                weight: weight.clone(),
+                zero_point: *zero_point,
+                epilogue: epilogue.clone(),
+                sum: Some(IntegerSum { addend, grid, low, high }),
+            })
+        }
+        _ => None,
     }
 }
 

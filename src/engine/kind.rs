@@ -10,15 +10,19 @@ use super::{
 };
 use crate::{
     graph::{SampleShape, Window},
-    kernels::{FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, Pictures, PoolWindow},
+    kernels::{
+        FloatEpilogue, FloatResidual, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat, Pictures, PoolWindow,
+    },
     quant::Affine,
 };
 
 /// What one step computes.
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
-    ConvFloat { packed: Arc<PackedFloat>, epilogue: FloatEpilogue },
-    ConvInteger { weight: Arc<QuantizedWeight>, zero_point: u8, epilogue: Arc<IntegerEpilogue> },
+    /// `sum` is the epilogue of an addition that is done on the way out.
+    ConvFloat { packed: Arc<PackedFloat>, epilogue: FloatEpilogue, sum: Option<FloatEpilogue> },
+    /// Likewise.
+    ConvInteger { weight: Arc<QuantizedWeight>, zero_point: u8, epilogue: Arc<IntegerEpilogue>, sum: Option<IntegerSum> },
     AddFloat(FloatEpilogue),
     AddInteger { a: Affine, b: Affine, grid: Affine, low: u8, high: u8 },
     AverageFloat { window: AverageWindow, epilogue: FloatEpilogue },
@@ -32,6 +36,16 @@ pub(super) enum Kind {
     Softmax { axis: usize },
 }
 
+/// An addition in integers that a convolution does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IntegerSum {
+    /// The grid of what is added.
+    pub addend: Affine,
+    pub grid: Affine,
+    pub low: u8,
+    pub high: u8,
+}
+
 /// The window of an average.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AverageWindow {
@@ -43,8 +57,10 @@ pub(super) struct AverageWindow {
 impl Kind {
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Kind::ConvFloat { .. } => "conv f32",
-            Kind::ConvInteger { .. } => "conv u8s8",
+            Kind::ConvFloat { sum: None, .. } => "conv f32",
+            Kind::ConvFloat { .. } => "conv and add f32",
+            Kind::ConvInteger { sum: None, .. } => "conv u8s8",
+            Kind::ConvInteger { .. } => "conv and add u8s8",
             Kind::AddFloat(_) => "add f32",
             Kind::AddInteger { .. } => "add u8",
             Kind::AverageFloat { .. } => "average pool f32",
@@ -162,13 +178,29 @@ impl Call<'_> {
     fn compute(&self, inputs: &[Data<'_>], out: Output<'_>) -> Result<()> {
         let (kernels, [n, h, w, c]) = (self.kernels, self.dims);
         match (self.kind, inputs, out) {
-            (Kind::ConvFloat { packed, epilogue }, [Data::Float(x)], out) => {
+            (Kind::ConvFloat { packed, epilogue, sum: None }, [Data::Float(x)], out) => {
                 let pictures = Pictures { x, dims: [n, h, w], padding: 0.0 };
                 kernels.conv_float(packed, pictures, *epilogue, None, out, self.parallel);
             }
-            (Kind::ConvInteger { weight, zero_point, epilogue }, [Data::Quantized(x)], out) => {
+            (Kind::ConvFloat { packed, epilogue, sum: Some(sum) }, [Data::Float(x), Data::Float(addend)], out) => {
+                let pictures = Pictures { x, dims: [n, h, w], padding: 0.0 };
+                let residual = FloatResidual { x: addend, min: sum.min, max: sum.max };
+                let epilogue = FloatEpilogue { grid: sum.grid, ..*epilogue };
+                kernels.conv_float(packed, pictures, epilogue, Some(residual), out, self.parallel);
+            }
+            (Kind::ConvInteger { weight, zero_point, epilogue, sum: None }, [Data::Quantized(x)], out) => {
                 let pictures = Pictures { x, dims: [n, h, w], padding: *zero_point };
                 kernels.conv_integer(&weight.packed, pictures, epilogue, None, out, self.parallel);
+            }
+            (
+                Kind::ConvInteger { weight, zero_point, epilogue, sum: Some(sum) },
+                [Data::Quantized(x), Data::Quantized(addend)],
+                out,
+            ) => {
+                let pictures = Pictures { x, dims: [n, h, w], padding: *zero_point };
+                let IntegerSum { addend: x_grid, grid, low, high } = *sum;
+                let residual = IntegerResidual { x: addend, x_grid, grid, low, high };
+                kernels.conv_integer(&weight.packed, pictures, epilogue, Some(residual), out, self.parallel);
             }
             (Kind::AddFloat(epilogue), [Data::Float(a), Data::Float(b)], out) => {
                 kernels.add_float(a, b, *epilogue, out, self.parallel);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Tensor};
 
 use super::{
-    EngineError, Plan, Representation, Slot, SlotId, Step,
+    EngineError, Plan, Program, Representation, Slot, SlotId, Step,
     kind::Kind,
     workspace::{Workspace, logical, stored},
 };
@@ -46,17 +46,25 @@ impl Seen<'_> {
 /// Hears of the steps of a run.
 trait Visit {
     /// Called when a step is done.
-    fn after(&mut self, plan: &Plan, step: usize, output: &Tensor) -> Result<(), EngineError>;
+    fn after(&mut self, plan: &Plan, step: &Step, output: &Tensor) -> Result<(), EngineError>;
 }
 
 /// Shows each value that a node writes.
 struct Show<'a>(&'a mut dyn FnMut(Seen<'_>) -> Result<(), EngineError>);
 
 impl Visit for Show<'_> {
-    fn after(&mut self, plan: &Plan, step: usize, output: &Tensor) -> Result<(), EngineError> {
-        let step = &plan.steps[step];
+    fn after(&mut self, plan: &Plan, step: &Step, output: &Tensor) -> Result<(), EngineError> {
         let Slot { value, representation } = plan.slots[step.output.0];
         if step.is_node { self.0(Seen { value, stored: output, representation }) } else { Ok(()) }
+    }
+}
+
+/// Looks at nothing.
+struct Unseen;
+
+impl Visit for Unseen {
+    fn after(&mut self, _: &Plan, _: &Step, _: &Tensor) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 
@@ -67,7 +75,7 @@ struct Clock {
 }
 
 impl Visit for Clock {
-    fn after(&mut self, _: &Plan, _: usize, _: &Tensor) -> Result<(), EngineError> {
+    fn after(&mut self, _: &Plan, _: &Step, _: &Tensor) -> Result<(), EngineError> {
         let now = Instant::now();
         self.times.push(now - self.last);
         self.last = now;
@@ -82,7 +90,8 @@ impl Plan {
     /// # Errors
     /// An input of another shape, or a failure in candle.
     pub fn run(&self, x: &Tensor, parallel: bool) -> Result<Vec<Tensor>, EngineError> {
-        self.run_seen(x, parallel, &mut |_| Ok(()))
+        let x = self.checked(x)?;
+        self.execute(&self.program, 0, &|value| self.input(value, &x), (x.dim(0)?, parallel), &mut Unseen)
     }
 
     /// As [`Plan::run`], showing each value that a node writes, and first the input.
@@ -97,7 +106,7 @@ impl Plan {
     ) -> Result<Vec<Tensor>, EngineError> {
         let x = self.checked(x)?;
         see(Seen { value: self.graph.input, stored: &stored(&x)?, representation: Representation::Float })?;
-        self.execute(0, x.dim(0)?, &|value| self.input(value, &x), parallel, &mut Show(see))
+        self.execute(&self.shown, 0, &|value| self.input(value, &x), (x.dim(0)?, parallel), &mut Show(see))
     }
 
     /// Runs the plan on a batch, and gives the time of each of its steps, in order.
@@ -106,8 +115,8 @@ impl Plan {
     /// As for [`Plan::run`].
     pub fn run_timed(&self, x: &Tensor, parallel: bool) -> Result<Vec<Duration>, EngineError> {
         let x = self.checked(x)?;
-        let mut clock = Clock { last: Instant::now(), times: Vec::with_capacity(self.steps.len()) };
-        self.execute(0, x.dim(0)?, &|value| self.input(value, &x), parallel, &mut clock)?;
+        let mut clock = Clock { last: Instant::now(), times: Vec::with_capacity(self.program.steps.len()) };
+        self.execute(&self.program, 0, &|value| self.input(value, &x), (x.dim(0)?, parallel), &mut clock)?;
         Ok(clock.times)
     }
 
@@ -123,8 +132,9 @@ impl Plan {
         known: &dyn Fn(ValueId) -> Option<Tensor>,
         see: &mut dyn FnMut(Seen<'_>) -> Result<(), EngineError>,
     ) -> Result<Vec<Tensor>, EngineError> {
-        let start = self.steps.iter().position(|s| s.node >= first).unwrap_or(self.steps.len());
-        self.execute(start, 1, known, false, &mut Show(see))
+        let steps = &self.shown.steps;
+        let start = steps.iter().position(|s| s.node >= first).unwrap_or(steps.len());
+        self.execute(&self.shown, start, known, (1, false), &mut Show(see))
     }
 
     fn input(&self, value: ValueId, x: &Tensor) -> Option<Tensor> {
@@ -142,21 +152,21 @@ impl Plan {
 
     fn execute(
         &self,
+        program: &Program,
         start: usize,
-        batch: usize,
         known: &dyn Fn(ValueId) -> Option<Tensor>,
-        parallel: bool,
+        (batch, parallel): (usize, bool),
         visit: &mut dyn Visit,
     ) -> Result<Vec<Tensor>, EngineError> {
-        let workspace = self.workspaces.take(&self.buffers, batch)?;
+        let workspace = self.workspaces.take(&program.buffers, batch)?;
         let values = vec![None; self.slots.len()];
-        let mut run = Run { plan: self, workspace: &workspace, batch, values, known, parallel };
-        for (index, step) in self.steps.iter().enumerate().skip(start) {
+        let mut run = Run { plan: self, program, workspace: &workspace, batch, values, known, parallel };
+        for step in &program.steps[start..] {
             let output = run.step(step).map_err(|source| EngineError::Step {
                 node: self.graph.node(step.node).name.clone(),
                 source: Box::new(source),
             })?;
-            visit.after(self, index, &output)?;
+            visit.after(self, step, &output)?;
             run.values[step.output.0] = Some(output);
             step.release.iter().for_each(|s| run.values[s.0] = None);
         }
@@ -171,6 +181,7 @@ impl Plan {
 /// A plan while it runs.
 struct Run<'a> {
     plan: &'a Plan,
+    program: &'a Program,
     workspace: &'a Workspace,
     batch: usize,
     /// Values alive, in storage order.
@@ -202,7 +213,7 @@ impl Run<'_> {
         let inputs = step.inputs.iter().map(|&s| self.value(s)).collect::<candle_core::Result<Vec<_>>>()?;
         let plan = self.plan;
         let shape = &plan.graph.value(plan.slots[step.output.0].value).shape;
-        let to = self.workspace.slot(&plan.buffers, step.output, self.batch, shape)?;
+        let to = self.workspace.slot(&self.program.buffers, step.output, self.batch, shape)?;
         step.kind.run(plan.kernels, &inputs, to.as_ref(), self.parallel)
     }
 }

@@ -28,8 +28,8 @@ pub struct Pictures<'a, T> {
 impl Kernels {
     /// Convolution of a batch of pictures in f32:
     /// `y = clip(Σ x·w + bias)`, each output one chain of fused multiply-adds over taps (row by row) and input
-    /// channels, then the bias. Layout: `y[batch][height'][width'][out]`. `parallel` spreads the work over the
-    /// current rayon pool; it changes no bit.
+    /// channels, then the bias. Layout: `y[batch][height'][width'][out]`. A residual is added to that before it is
+    /// written. `parallel` spreads the work over the current rayon pool; it changes no bit.
     ///
     /// # Panics
     /// When a slice has another length than the geometry says, or the weights were packed for other kernels; the
@@ -59,7 +59,7 @@ impl Kernels {
     /// [`Kernels::conv_float`].
     ///
     /// # Panics
-    /// As for [`Kernels::conv_float`].
+    /// As for [`Kernels::conv_float`], and for a depthwise convolution with a residual.
     pub fn conv_integer(
         self,
         packed: &PackedInteger,
@@ -73,6 +73,7 @@ impl Kernels {
         assert!(residual.is_none_or(|r| r.x.len() == out.len()), "elements of the residual");
         let layer = IntegerLayer { packed, epilogue, residual };
         if packed.geometry.is_depthwise() {
+            assert!(residual.is_none(), "a depthwise convolution in integers adds nothing");
             return depthwise::integer(self, layer, pictures, out, parallel);
         }
         let bytes = packed.geometry.out_channels * packed.geometry.in_per_group() * packed.geometry.taps();

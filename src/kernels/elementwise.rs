@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{
     FloatEpilogue, Kernels, Output, Simd, dispatch,
-    epilogue::{Grid, of_tile, whole},
+    epilogue::{Grid, bounds, of_tile, whole},
     simd::MAX_BLOCK,
 };
 use crate::quant::Affine;
@@ -66,8 +66,7 @@ impl Kernels {
         out: Output<'_>,
         parallel: bool,
     ) {
-        // What quantizing and then clipping leaves is one range.
-        let bounds = [grid.quant_min.max(low).min(high), grid.quant_max.max(low).min(high)];
+        let bounds = bounds(&grid, low, high);
         let grids = [a_grid, b_grid, grid];
         match out {
             Output::Float(y) => {

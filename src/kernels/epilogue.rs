@@ -466,7 +466,10 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
         unsafe {
             let grid = Grid::new(&grid, low, high);
             let (residual, residual_grid, sum_grid) = match &self.residual {
-                Some(r) => (r.x.as_ptr(), whole(&r.x_grid), Grid::new(&r.grid, r.low, r.high)),
+                Some(r) => {
+                    let [low, high] = bounds(&r.grid, r.low, r.high);
+                    (r.x.as_ptr(), whole(&r.x_grid), Grid::new(&r.grid, low, high))
+                }
                 None => (std::ptr::null(), grid, grid),
             };
             IntegerChannels {
@@ -550,6 +553,11 @@ unsafe fn plus_residual<S: Simd>(channels: &IntegerChannels<S>, [a, b]: [S::F; 2
         };
         [S::add(a, grid.dequantize(x[0])), S::add(b, grid.dequantize(x[1]))]
     }
+}
+
+/// What quantizing and then clipping to `low..=high` leaves, which is one range.
+pub(super) fn bounds(grid: &Affine, low: u8, high: u8) -> [u8; 2] {
+    [grid.quant_min.max(low).min(high), grid.quant_max.max(low).min(high)]
 }
 
 /// A grid with its own bounds.

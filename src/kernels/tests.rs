@@ -489,6 +489,56 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What a convolution adds on the way out is the addition that would come behind it.
+    #[test]
+    fn residuals_are_additions(case in prop_oneof![3 => case(), 1 => linear()], seed in any::<u64>()) {
+        let mut random = Random(seed);
+        let len = case.out_len();
+        let parallel = case.parallel;
+        let is_depthwise = case.geometry.is_depthwise();
+        let (float, integer) = (FloatCase::new(case.clone()), IntegerCase::new(case));
+        let (x, q) = (random.floats(len, -4.0, 4.0), random.bytes(len));
+        let (sum, x_grid) = (float_epilogue(&mut random), random.grid());
+        let grid = sum.grid.unwrap();
+        let (low, high) = random.pick(&[(grid.quant_min, grid.quant_max), (grid.zero_point, grid.quant_max), (30, 90)]);
+
+        let floats: Vec<f32> = float.expected.iter().zip(&x).map(|(a, b)| clip(a + b, &sum)).collect();
+        let quantized: Vec<u8> = floats.iter().map(|&x| quantize(x, &grid)).collect();
+        let own = |q: u8| dequantize(q, &integer.epilogue.grid);
+        let sums = integer.expected().into_iter().zip(&q).map(|(a, &b)| quantize(own(a) + dequantize(b, &x_grid), &grid));
+        let integers: Vec<u8> = sums.map(|q| q.max(low).min(high)).collect();
+        let dequantized: Vec<f32> = integers.iter().map(|&q| dequantize(q, &grid)).collect();
+        for kernels in Kernels::available() {
+            let name = kernels.name();
+            let pictures = Pictures { x: &float.x, dims: float.case.dims, padding: 0.0 };
+            let epilogue = FloatEpilogue { grid: sum.grid, ..float.epilogue };
+            let residual = Some(FloatResidual { x: &x, min: sum.min, max: sum.max });
+            let packed = &float.packed[index(kernels)];
+            let mut y = vec![f32::NAN; len];
+            kernels.conv_float(packed, pictures, epilogue, residual, Output::Float(&mut y), parallel);
+            prop_assert_eq!(difference(&bits(&y), &bits(&floats)), None, "{} f32", name);
+            let mut y = vec![77; len];
+            kernels.conv_float(packed, pictures, epilogue, residual, Output::Quantized(&mut y), parallel);
+            prop_assert_eq!(difference(&y, &quantized), None, "{} f32 to u8", name);
+            if is_depthwise {
+                continue;
+            }
+            let pictures = Pictures { x: &integer.x, dims: integer.case.dims, padding: integer.zero_point };
+            let residual = Some(IntegerResidual { x: &q, x_grid, grid, low, high });
+            let packed = &integer.packed[index(kernels)];
+            let mut y = vec![77; len];
+            kernels.conv_integer(packed, pictures, &integer.epilogue, residual, Output::Quantized(&mut y), parallel);
+            prop_assert_eq!(difference(&y, &integers), None, "{} u8", name);
+            let mut y = vec![f32::NAN; len];
+            kernels.conv_integer(packed, pictures, &integer.epilogue, residual, Output::Float(&mut y), parallel);
+            prop_assert_eq!(difference(&bits(&y), &bits(&dequantized)), None, "{} u8 to f32", name);
+        }
+    }
+}
+
 #[test]
 fn every_tail_of_channels_is_the_definition() {
     let window = Window { kernel: [2, 3], stride: [1, 2], dilation: [1, 1], pads: [1, 0, 0, 1] };
