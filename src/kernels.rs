@@ -72,6 +72,7 @@ impl Kernels {
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             let has_avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
             if has_avx512 && is_x86_feature_detected!("avx512vnni") {
                 all.push(Kernels(Isa::Avx512Vnni));
@@ -141,7 +142,7 @@ macro_rules! dispatch {
                 $body::<super::avx2::AvxVnni>($($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+            #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
             fn avx512vnni($($arg: $type),*) -> $result {
                 $body::<super::avx512::Avx512Vnni>($($arg),*)
             }

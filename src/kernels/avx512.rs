@@ -7,7 +7,7 @@ use super::{
     simd::{BEYOND, CLOSE},
 };
 
-/// CPUs with AVX-512 F, BW, VL and VNNI.
+/// CPUs with AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512Vnni;
 
@@ -196,20 +196,23 @@ impl Simd for Avx512Vnni {
     unsafe fn round_alike(x: [__m512; 4]) -> bool {
         // SAFETY: as above.
         unsafe {
-            let limit = _mm512_set1_ps(0.5 - CLOSE);
-            let mut all = !0;
-            for x in x {
-                let rest =
-                    _mm512_sub_ps(x, _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x));
-                all &= _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(rest), limit);
-            }
-            all == !0
+            // The larger magnitude of two.
+            const LARGER: i32 = 0b10_11;
+            let a = _mm512_range_ps::<LARGER>(_mm512_reduce_ps::<0>(x[0]), _mm512_reduce_ps::<0>(x[1]));
+            let b = _mm512_range_ps::<LARGER>(_mm512_reduce_ps::<0>(x[2]), _mm512_reduce_ps::<0>(x[3]));
+            let rest = _mm512_range_ps::<LARGER>(a, b);
+            _mm512_cmp_ps_mask::<_CMP_LT_OQ>(rest, _mm512_set1_ps(0.5 - CLOSE)) == !0
         }
     }
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: as above; a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+    #[inline(always)]
+    unsafe fn prefetch_near(at: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
     #[inline(always)]
     unsafe fn broadcast(from: *const u8) -> __m512i {

@@ -601,14 +601,14 @@ pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Ta
                         // SAFETY: all reads were found to be inside the input, and the parts
                         // of a call write rows and channels of their own, inside the output.
                         unsafe {
-                            let (mut again, mut from, mut to) = (walk, [x; $p], [channel; $p]);
+                            let (mut from, mut to) = ([x; $p], [channel; $p]);
                             for p in 0..$p {
-                                from[p] = x.wrapping_offset(walk.next().input);
+                                let pixel = walk.next();
+                                from[p] = x.wrapping_offset(pixel.input);
+                                to[p] += pixel.output;
                             }
+                            D::Layer::prepare(&of_block, target, &to);
                             let sums = D::tile::<$p>(&of_tiles, runs, of_tile, start, from);
-                            for p in 0..$p {
-                                to[p] += again.next().output;
-                            }
                             D::Layer::write(&of_block, &sums, target, to, lanes);
                         }
                     }};

@@ -130,6 +130,29 @@ pub(super) trait Epilogue<S: Simd> {
     /// Whether something is added to the outputs.
     fn adds(channels: &Self::Channels) -> bool;
 
+    /// Asks for what is added to the element at `at`.
+    unsafe fn prefetch(channels: &Self::Channels, at: usize);
+
+    /// Asks for all that [`Epilogue::write`] will touch.
+    #[inline(always)]
+    unsafe fn prepare<const P: usize>(channels: &Self::Channels, target: Target, at: &[usize; P]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if Self::adds(channels) {
+                for p in 0..P {
+                    Self::prefetch(channels, at[p]);
+                }
+            }
+            // Floats often come from afar; bytes of a layer are mostly near enough.
+            if let Target::Float(y) = target {
+                for p in 0..P {
+                    S::prefetch_near(y.wrapping_add(at[p]).cast());
+                    S::prefetch_near(y.wrapping_add(at[p] + S::WIDTH).cast());
+                }
+            }
+        }
+    }
+
     /// Two vectors of results as f32 for an f32 output. With `ADDS`, what is added to this place is.
     unsafe fn floats<const ADDS: bool>(channels: &Self::Channels, sums: [Self::Sum; 2], place: Place) -> [S::F; 2];
 
@@ -267,6 +290,15 @@ impl<S: Simd> Epilogue<S> for FloatLayer<'_> {
     #[inline(always)]
     fn adds(channels: &FloatChannels<S>) -> bool {
         !channels.residual.is_null()
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(channels: &FloatChannels<S>, at: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            S::prefetch_near(channels.residual.wrapping_add(at).cast());
+            S::prefetch_near(channels.residual.wrapping_add(at + S::WIDTH).cast());
+        }
     }
 
     #[inline(always)]
@@ -491,6 +523,12 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
     #[inline(always)]
     fn adds(channels: &IntegerChannels<S>) -> bool {
         !channels.residual.is_null()
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(channels: &IntegerChannels<S>, at: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { S::prefetch_near(channels.residual.wrapping_add(at)) };
     }
 
     #[inline(always)]

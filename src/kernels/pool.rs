@@ -31,27 +31,30 @@ impl PoolWindow {
         y.par_chunks_mut(rows * row).enumerate().for_each(|(part, y)| work(part * rows * width, y));
     }
 
-    /// Calls `visit` with each of `pixels` output pixels from `first` on, counted from 0, and its taps' input pixels,
-    /// in order of rows; taps in the padding are left out.
+    /// The input pixels under the window of an output pixel, in order of rows, all counted from 0; taps in the padding
+    /// are left out.
     #[inline(always)]
-    fn for_each(&self, first: usize, pixels: usize, mut visit: impl FnMut(usize, &[usize])) {
+    fn taps(&self, index: usize, taps: &mut Vec<usize>) {
         let [_, height, width, _] = self.dims;
         let [out_height, out_width] = self.out();
-        let Window { kernel, stride, dilation, pads } = self.window;
-        let mut taps = Vec::with_capacity(kernel[0] * kernel[1]);
-        let along = |at: usize, k: usize, axis: usize, size: usize| {
-            (at * stride[axis] + k * dilation[axis]).checked_sub(pads[axis]).filter(|&i| i < size)
-        };
-        for index in first..first + pixels {
-            let (n, y, x) = (index / (out_height * out_width), index / out_width % out_height, index % out_width);
-            taps.clear();
-            for row in (0..kernel[0]).filter_map(|k| along(y, k, 0, height)) {
-                taps.extend(
-                    (0..kernel[1]).filter_map(|k| along(x, k, 1, width)).map(|c| (n * height + row) * width + c),
-                );
-            }
-            visit(index - first, &taps);
+        let (n, y, x) = (index / (out_height * out_width), index / out_width % out_height, index % out_width);
+        let (rows, columns) = (self.inside(y, 0), self.inside(x, 1));
+        let Window { stride, dilation, pads, .. } = self.window;
+        taps.clear();
+        for row in rows {
+            let row = n * height + y * stride[0] + row * dilation[0] - pads[0];
+            taps.extend(columns.clone().map(|c| row * width + x * stride[1] + c * dilation[1] - pads[1]));
         }
+    }
+
+    /// Taps along an axis that are inside the picture.
+    #[inline(always)]
+    fn inside(&self, at: usize, axis: usize) -> std::ops::Range<usize> {
+        let Window { kernel, stride, dilation, pads } = self.window;
+        let (start, size) = (at * stride[axis], self.dims[axis + 1] + pads[axis]);
+        let first = pads[axis].saturating_sub(start).div_ceil(dilation[axis]).min(kernel[axis]);
+        let end = size.saturating_sub(start).div_ceil(dilation[axis]).min(kernel[axis]);
+        first..end.max(first)
     }
 }
 
@@ -110,44 +113,40 @@ fn finish<S: Copy, Y>(sums: &[S], counts: &[usize], y: &mut [Y], divide: impl Fn
     }
 }
 
-/// The sum under each window; gives the number of taps of each.
-#[inline(always)]
-fn sum_body<X: Copy, T: Copy>(
-    x: &[X],
-    pool: &PoolWindow,
-    first: usize,
-    sums: &mut [T],
-    add: impl Fn(T, X) -> T,
-) -> Vec<usize> {
-    let channels = pool.dims[3];
-    let pixels = sums.len() / channels.max(1);
-    let mut counts = Vec::with_capacity(pixels);
-    pool.for_each(first, pixels, |index, taps| {
-        let sums = &mut sums[index * channels..(index + 1) * channels];
-        for &tap in taps {
-            sums.iter_mut().zip(&x[tap * channels..]).for_each(|(s, &x)| *s = add(*s, x));
+/// Defines the sum under each window, which gives the number of taps of each. Not a generic function of a closure: that
+/// would not be compiled for the instruction set.
+macro_rules! sum_body {
+    ($name:ident, $x:ty, $sum:ty, $($zero_point:ident)?, |$s:ident, $v:ident| $add:expr) => {
+        #[inline(always)]
+        fn $name<S: Simd>(
+            x: &[$x],
+            pool: &PoolWindow,
+            first: usize,
+            $($zero_point: i32,)?
+            sums: &mut [$sum],
+        ) -> Vec<usize> {
+            let channels = pool.dims[3];
+            let pixels = sums.len() / channels.max(1);
+            let (mut counts, mut taps) = (Vec::with_capacity(pixels), Vec::new());
+            for index in 0..pixels {
+                pool.taps(first + index, &mut taps);
+                let sums = &mut sums[index * channels..(index + 1) * channels];
+                for &tap in &taps {
+                    for ($s, &$v) in sums.iter_mut().zip(&x[tap * channels..]) {
+                        *$s = $add;
+                    }
+                }
+                counts.push(taps.len());
+            }
+            counts
         }
-        counts.push(taps.len());
-    });
-    counts
+    };
 }
 
-#[inline(always)]
-fn sum_floats_body<S: Simd>(x: &[f32], pool: &PoolWindow, first: usize, sums: &mut [f32]) -> Vec<usize> {
-    sum_body(x, pool, first, sums, |sum, x| sum + x)
-}
+sum_body!(sum_floats_body, f32, f32, , |sum, x| *sum + x);
 dispatch!(fn sum_floats(x: &[f32], pool: &PoolWindow, first: usize, sums: &mut [f32]) -> Vec<usize> = sum_floats_body);
 
-#[inline(always)]
-fn sum_integers_body<S: Simd>(
-    x: &[u8],
-    pool: &PoolWindow,
-    first: usize,
-    zero_point: i32,
-    sums: &mut [i32],
-) -> Vec<usize> {
-    sum_body(x, pool, first, sums, |sum, x| sum + i32::from(x) - zero_point)
-}
+sum_body!(sum_integers_body, u8, i32, zero_point, |sum, x| *sum + i32::from(x) - zero_point);
 dispatch!(fn sum_integers(x: &[u8], pool: &PoolWindow, first: usize, zero_point: i32, sums: &mut [i32]) -> Vec<usize> = sum_integers_body);
 
 /// Channels whose largest elements are kept in registers while the taps pass by.
@@ -156,26 +155,29 @@ const CHANNELS: usize = 64;
 #[inline(always)]
 fn max_body<X: Copy + PartialOrd>(x: &[X], pool: &PoolWindow, first: usize, y: &mut [X], least: X) {
     let channels = pool.dims[3];
-    let larger = |a: X, b: X| if b > a { b } else { a };
-    pool.for_each(first, y.len() / channels.max(1), |index, taps| {
-        let (blocks, rest) = y[index * channels..(index + 1) * channels].as_chunks_mut::<CHANNELS>();
-        let whole = blocks.len() * CHANNELS;
-        for (block, out) in blocks.iter_mut().enumerate() {
+    let whole = channels / CHANNELS * CHANNELS;
+    let mut taps = Vec::new();
+    for index in 0..y.len() / channels.max(1) {
+        pool.taps(first + index, &mut taps);
+        let y = &mut y[index * channels..(index + 1) * channels];
+        for block in (0..whole).step_by(CHANNELS) {
             let mut largest = [least; CHANNELS];
-            for &tap in taps {
-                let x = &x[tap * channels + block * CHANNELS..][..CHANNELS];
+            for &tap in &taps {
+                let x = &x[tap * channels + block..][..CHANNELS];
                 for c in 0..CHANNELS {
-                    largest[c] = larger(largest[c], x[c]);
+                    largest[c] = if x[c] > largest[c] { x[c] } else { largest[c] };
                 }
             }
-            *out = largest;
+            y[block..block + CHANNELS].copy_from_slice(&largest);
         }
+        let rest = &mut y[whole..];
         rest.fill(least);
-        for &tap in taps {
-            let x = &x[tap * channels + whole..(tap + 1) * channels];
-            rest.iter_mut().zip(x).for_each(|(y, &x)| *y = larger(*y, x));
+        for &tap in &taps {
+            for (y, &x) in rest.iter_mut().zip(&x[tap * channels + whole..(tap + 1) * channels]) {
+                *y = if x > *y { x } else { *y };
+            }
         }
-    });
+    }
 }
 
 #[inline(always)]

@@ -124,11 +124,14 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
         }
     }
     /// Whether `x` is so far from the middle between two integers that another number within `2⁻¹³` of it rounds to
-    /// the same one, in all lanes of all vectors. Never for what is not finite.
+    /// the same one, in all lanes of all vectors. Not where all are NaN; a single one, or what is infinite, does not
+    /// matter.
     unsafe fn round_alike(x: [Self::F; 4]) -> bool;
 
     /// Asks for the cache line at an address, which need not be one: nothing is read.
     unsafe fn prefetch(at: *const u8);
+    /// Likewise, as near as can be.
+    unsafe fn prefetch_near(at: *const u8);
 
     /// [`Simd::STEP`] activations, the same in every lane.
     unsafe fn broadcast(from: *const Self::Activation) -> Self::I;
