@@ -11,7 +11,8 @@ use super::{
 use crate::{
     graph::{SampleShape, Window},
     kernels::{
-        FloatEpilogue, FloatResidual, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat, Pictures, PoolWindow,
+        FloatEpilogue, FloatResidual, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat, Pictures,
+        PoolWindow,
     },
     quant::Affine,
 };
@@ -20,20 +21,49 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     /// `sum` is the epilogue of an addition that is done on the way out.
-    ConvFloat { packed: Arc<PackedFloat>, epilogue: FloatEpilogue, sum: Option<FloatEpilogue> },
+    ConvFloat {
+        packed: Arc<PackedFloat>,
+        epilogue: FloatEpilogue,
+        sum: Option<FloatEpilogue>,
+    },
     /// Likewise.
-    ConvInteger { weight: Arc<QuantizedWeight>, zero_point: u8, epilogue: Arc<IntegerEpilogue>, sum: Option<IntegerSum> },
+    ConvInteger {
+        weight: Arc<QuantizedWeight>,
+        zero_point: u8,
+        epilogue: Arc<IntegerEpilogue>,
+        sum: Option<IntegerSum>,
+    },
     AddFloat(FloatEpilogue),
-    AddInteger { a: Affine, b: Affine, grid: Affine, low: u8, high: u8 },
-    AverageFloat { window: AverageWindow, epilogue: FloatEpilogue },
-    AverageInteger { window: AverageWindow, input: Affine, grid: Affine, low: u8, high: u8 },
+    AddInteger {
+        a: Affine,
+        b: Affine,
+        grid: Affine,
+        low: u8,
+        high: u8,
+    },
+    AverageFloat {
+        window: AverageWindow,
+        epilogue: FloatEpilogue,
+    },
+    AverageInteger {
+        window: AverageWindow,
+        input: Affine,
+        grid: Affine,
+        low: u8,
+        high: u8,
+    },
     MaxPool(Window),
     ClipFloat(FloatEpilogue),
-    ClipInteger { low: u8, high: u8 },
+    ClipInteger {
+        low: u8,
+        high: u8,
+    },
     Quantize(Affine),
     Dequantize(Affine),
     Reshape(SampleShape),
-    Softmax { axis: usize },
+    Softmax {
+        axis: usize,
+    },
 }
 
 /// An addition in integers that a convolution does.

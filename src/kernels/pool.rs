@@ -1,5 +1,7 @@
 //! Pooling on NHWC pictures, vectorized over channels.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{Kernels, Simd, dispatch};
@@ -31,30 +33,55 @@ impl PoolWindow {
         y.par_chunks_mut(rows * row).enumerate().for_each(|(part, y)| work(part * rows * width, y));
     }
 
-    /// The input pixels under the window of an output pixel, in order of rows, all counted from 0; taps in the padding
-    /// are left out.
-    #[inline(always)]
-    fn taps(&self, index: usize, taps: &mut Vec<usize>) {
-        let [_, height, width, _] = self.dims;
-        let [out_height, out_width] = self.out();
-        let (n, y, x) = (index / (out_height * out_width), index / out_width % out_height, index % out_width);
-        let (rows, columns) = (self.inside(y, 0), self.inside(x, 1));
-        let Window { stride, dilation, pads, .. } = self.window;
-        taps.clear();
-        for row in rows {
-            let row = n * height + y * stride[0] + row * dilation[0] - pads[0];
-            taps.extend(columns.clone().map(|c| row * width + x * stride[1] + c * dilation[1] - pads[1]));
-        }
-    }
-
     /// Taps along an axis that are inside the picture.
     #[inline(always)]
-    fn inside(&self, at: usize, axis: usize) -> std::ops::Range<usize> {
+    fn inside(&self, at: usize, axis: usize) -> Range<usize> {
         let Window { kernel, stride, dilation, pads } = self.window;
         let (start, size) = (at * stride[axis], self.dims[axis + 1] + pads[axis]);
         let first = pads[axis].saturating_sub(start).div_ceil(dilation[axis]).min(kernel[axis]);
         let end = size.saturating_sub(start).div_ceil(dilation[axis]).min(kernel[axis]);
         first..end.max(first)
+    }
+}
+
+/// Goes through the windows of output pixels, counted from 0.
+struct Windows<'a> {
+    pool: &'a PoolWindow,
+    /// Taps inside the picture, of each output row and of each output column.
+    rows: Vec<Range<usize>>,
+    columns: Vec<Range<usize>>,
+    /// Picture, row and column of the next one.
+    at: [usize; 3],
+}
+
+impl<'a> Windows<'a> {
+    /// From this output pixel on.
+    fn new(pool: &'a PoolWindow, first: usize) -> Windows<'a> {
+        let [height, width] = pool.out();
+        let rows = (0..height).map(|y| pool.inside(y, 0)).collect();
+        let columns = (0..width).map(|x| pool.inside(x, 1)).collect();
+        let row = first / width.max(1);
+        let at = [row / height.max(1), row % height.max(1), first % width.max(1)];
+        Windows { pool, rows, columns, at }
+    }
+
+    /// The input pixels under the next window, in order of rows; taps in the padding are left out.
+    #[inline(always)]
+    fn next(&mut self, taps: &mut Vec<usize>) {
+        let Window { stride, dilation, pads, .. } = self.pool.window;
+        let [_, height, width, _] = self.pool.dims;
+        let [n, y, x] = self.at;
+        taps.clear();
+        for row in self.rows[y].clone() {
+            let row = (n * height + y * stride[0] + row * dilation[0] - pads[0]) * width;
+            for column in self.columns[x].clone() {
+                taps.push(row + x * stride[1] + column * dilation[1] - pads[1]);
+            }
+        }
+        self.at[2] += 1;
+        if self.at[2] == self.columns.len() {
+            self.at = if y + 1 == self.rows.len() { [n + 1, 0, 0] } else { [n, y + 1, 0] };
+        }
     }
 }
 
@@ -127,9 +154,10 @@ macro_rules! sum_body {
         ) -> Vec<usize> {
             let channels = pool.dims[3];
             let pixels = sums.len() / channels.max(1);
+            let mut windows = Windows::new(pool, first);
             let (mut counts, mut taps) = (Vec::with_capacity(pixels), Vec::new());
             for index in 0..pixels {
-                pool.taps(first + index, &mut taps);
+                windows.next(&mut taps);
                 let sums = &mut sums[index * channels..(index + 1) * channels];
                 for &tap in &taps {
                     for ($s, &$v) in sums.iter_mut().zip(&x[tap * channels..]) {
@@ -156,9 +184,10 @@ const CHANNELS: usize = 64;
 fn max_body<X: Copy + PartialOrd>(x: &[X], pool: &PoolWindow, first: usize, y: &mut [X], least: X) {
     let channels = pool.dims[3];
     let whole = channels / CHANNELS * CHANNELS;
-    let mut taps = Vec::new();
+    let mut windows = Windows::new(pool, first);
+    let mut taps = Vec::with_capacity(pool.window.kernel[0] * pool.window.kernel[1]);
     for index in 0..y.len() / channels.max(1) {
-        pool.taps(first + index, &mut taps);
+        windows.next(&mut taps);
         let y = &mut y[index * channels..(index + 1) * channels];
         for block in (0..whole).step_by(CHANNELS) {
             let mut largest = [least; CHANNELS];
