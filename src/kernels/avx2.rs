@@ -161,11 +161,6 @@ macro_rules! vectors_of_256_bits {
             unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
         }
         #[inline(always)]
-        unsafe fn prefetch_near(at: *const u8) {
-            // SAFETY: as above.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-        }
-        #[inline(always)]
         unsafe fn weights(from: *const Self::Weight) -> __m256i {
             // SAFETY: as above.
             unsafe { _mm256_loadu_si256(from.cast()) }

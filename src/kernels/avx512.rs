@@ -210,11 +210,6 @@ impl Simd for Avx512Vnni {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
     }
     #[inline(always)]
-    unsafe fn prefetch_near(at: *const u8) {
-        // SAFETY: as above.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-    }
-    #[inline(always)]
     unsafe fn broadcast(from: *const u8) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }

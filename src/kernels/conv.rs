@@ -562,6 +562,14 @@ pub(super) fn settle<T: Copy, const N: usize, const P: usize>(sums: &[[T; N]; P]
     copy
 }
 
+/// Output pixels of a tile, at most. Where pixels are whole pages apart, those of a tile share one set of the L1 cache,
+/// and there should be no more of them than a set holds.
+fn pixels_at_once<S: Simd, D: Dense<S>>(class: &Class) -> usize {
+    const PAGE: usize = 4096;
+    const WAYS: usize = 8;
+    if (class.pitch() * size_of::<D::X>()).is_multiple_of(PAGE) { D::PIXELS.min(WAYS) } else { D::PIXELS }
+}
+
 /// One part: weight blocks outside, so that a block stays in cache over the pixels.
 #[inline(always)]
 pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Target) {
@@ -570,7 +578,7 @@ pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Ta
     let (input, classes) = dense.shape().input::<S, D>(dense, part);
     let all_runs = classes.first().map_or(&[][..], |class| &class.runs);
     let per_group = geometry.blocks(lanes);
-    let tiles: usize = classes.iter().map(|class| class.len().div_ceil(D::PIXELS)).sum();
+    let tiles: usize = classes.iter().map(|class| class.len().div_ceil(pixels_at_once::<S, D>(class))).sum();
     let mut of_tiles = dense.block(all_runs, part.blocks.start);
     for block in part.blocks.clone() {
         let (group, within) = (block / per_group, block % per_group * lanes);
@@ -590,7 +598,7 @@ pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Ta
             let products: usize = runs.iter().map(|run| run.products).sum();
             let step = share.div_ceil(products.max(1));
             // Tiles of nearly one size: a tile of few pixels waits for its own sums.
-            let tiles = class.len().div_ceil(D::PIXELS);
+            let tiles = class.len().div_ceil(pixels_at_once::<S, D>(class));
             let (count, larger) = (class.len() / tiles, class.len() % tiles);
             let mut walk = class.walk();
             for tile in 0..tiles {

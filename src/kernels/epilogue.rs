@@ -146,8 +146,8 @@ pub(super) trait Epilogue<S: Simd> {
             // Floats often come from afar; bytes of a layer are mostly near enough.
             if let Target::Float(y) = target {
                 for p in 0..P {
-                    S::prefetch_near(y.wrapping_add(at[p]).cast());
-                    S::prefetch_near(y.wrapping_add(at[p] + S::WIDTH).cast());
+                    S::prefetch(y.wrapping_add(at[p]).cast());
+                    S::prefetch(y.wrapping_add(at[p] + S::WIDTH).cast());
                 }
             }
         }
@@ -296,8 +296,8 @@ impl<S: Simd> Epilogue<S> for FloatLayer<'_> {
     unsafe fn prefetch(channels: &FloatChannels<S>, at: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            S::prefetch_near(channels.residual.wrapping_add(at).cast());
-            S::prefetch_near(channels.residual.wrapping_add(at + S::WIDTH).cast());
+            S::prefetch(channels.residual.wrapping_add(at).cast());
+            S::prefetch(channels.residual.wrapping_add(at + S::WIDTH).cast());
         }
     }
 
@@ -528,7 +528,7 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
     #[inline(always)]
     unsafe fn prefetch(channels: &IntegerChannels<S>, at: usize) {
         // SAFETY: the caller's promise.
-        unsafe { S::prefetch_near(channels.residual.wrapping_add(at)) };
+        unsafe { S::prefetch(channels.residual.wrapping_add(at)) };
     }
 
     #[inline(always)]

@@ -129,8 +129,6 @@ impl Simd for Reference {
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]
-    unsafe fn prefetch_near(_: *const u8) {}
-    #[inline(always)]
     unsafe fn broadcast(from: *const u8) -> Self::I {
         // SAFETY: the caller's promise.
         [i32::from(unsafe { from.read() }); WIDTH]

@@ -130,8 +130,6 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
 
     /// Asks for the cache line at an address, which need not be one: nothing is read.
     unsafe fn prefetch(at: *const u8);
-    /// Likewise, as near as can be.
-    unsafe fn prefetch_near(at: *const u8);
 
     /// [`Simd::STEP`] activations, the same in every lane.
     unsafe fn broadcast(from: *const Self::Activation) -> Self::I;

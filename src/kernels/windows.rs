@@ -52,6 +52,11 @@ impl Class {
         self.rows * self.columns
     }
 
+    /// Elements of the input from one window to the next.
+    pub(super) fn pitch(&self) -> usize {
+        self.next[0].0.unsigned_abs()
+    }
+
     pub(super) fn walk(&self) -> Walk<'_> {
         Walk { class: self, pixel: self.first, left: self.columns }
     }
