@@ -93,6 +93,9 @@ impl Kernels {
 /// Bytes that one part should read and write, so that they stay in the L2 cache while the weights pass over them.
 const PART_BYTES: usize = 128 * 1024;
 
+/// The same where there are more weights than input, so that they pass as seldom as can be.
+const LARGE_PART_BYTES: usize = 640 * 1024;
+
 /// Parts a thread gets at least, where there are as many.
 const SHARES: usize = 3;
 
@@ -151,28 +154,29 @@ impl<'a> Shape<'a> {
         let window = self.geometry.window;
         let input_row = self.input[1] * self.geometry.in_channels * self.element;
         let output_row = width * self.geometry.out_channels * out.element();
-        let row_bytes = window.stride[0] * input_row + output_row;
-        let mut part_rows = (PART_BYTES / row_bytes.max(1)).clamp(1, rows);
-        if width == 1 {
-            // Whole tiles.
-            part_rows = part_rows.next_multiple_of(pixels).max(8 * pixels).min(rows);
-        }
+        // What windows step over is not read.
+        let [down, right] = [0, 1].map(|axis| window.stride[axis].min(window.kernel[axis]));
+        let row_bytes = down * input_row * right / window.stride[1] + output_row;
+        let is_large = weight_bytes > self.input[0] * input_row;
+        let part_bytes = if is_large { LARGE_PART_BYTES } else { PART_BYTES };
+        let mut part_rows = (part_bytes / row_bytes.max(1)).clamp(1, rows);
+        // Whole tiles, where a row is one pixel.
+        let tiles = if width == 1 { pixels } else { 1 };
+        part_rows = part_rows.max(if width == 1 { 8 * pixels } else { 1 });
+        part_rows = rows.div_ceil(rows.div_ceil(part_rows)).next_multiple_of(tiles);
         let blocks = self.geometry.groups * self.geometry.blocks(lanes);
         let mut part_blocks = blocks;
         if parallel {
             let threads = rayon::current_num_threads();
             // More parts than threads: whoever is done first takes another.
             let shares = SHARES * threads;
-            if weight_bytes > self.input[0] * input_row && blocks >= threads {
+            if is_large && blocks >= threads {
                 // Each thread reads its own weights, rather than all of them.
                 part_blocks = blocks.div_ceil(shares.min(blocks));
             } else {
                 let share = (self.batch * rows).div_ceil(shares).min(rows);
                 let shares = share.div_ceil(part_rows);
-                part_rows = share.div_ceil(shares);
-                if width == 1 {
-                    part_rows = part_rows.next_multiple_of(pixels);
-                }
+                part_rows = share.div_ceil(shares).next_multiple_of(tiles);
             }
         }
         let (row_parts, block_parts) = (rows.div_ceil(part_rows), blocks.div_ceil(part_blocks));
