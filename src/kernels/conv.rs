@@ -8,10 +8,10 @@ use super::{
     Activation, FloatEpilogue, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Simd, Weight, depthwise,
     dispatch,
     epilogue::{Epilogue, FloatLayer, IntegerLayer, Target},
-    packing::{Geometry, Integers},
+    packing::Geometry,
 };
 #[cfg(target_arch = "x86_64")]
-use super::{paired, paired::PairedConv};
+use super::{packing::Integers, paired, paired::PairedConv};
 
 /// What a convolution reads: a batch of pictures, channels last.
 #[derive(Clone, Copy, Debug)]
