@@ -17,6 +17,8 @@ mod conv;
 mod depthwise;
 mod elementwise;
 mod epilogue;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod packing;
 #[cfg(target_arch = "x86_64")]
 mod paired;
@@ -50,6 +52,10 @@ enum Isa {
     AvxVnni,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     Reference,
 }
 
@@ -82,6 +88,13 @@ impl Kernels {
             }
             all.push(Kernels(Isa::Avx2));
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            if std::arch::is_aarch64_feature_detected!("i8mm") {
+                all.push(Kernels(Isa::NeonI8mm));
+            }
+            all.push(Kernels(Isa::Neon));
+        }
         all.push(Kernels::REFERENCE);
         all
     }
@@ -109,7 +122,7 @@ impl Kernels {
             .ok_or_else(|| KernelError { name: name.to_owned(), available: all.iter().map(|k| k.name()).collect() })
     }
 
-    /// Name of these kernels: `avx512vnni`, `avxvnni`, `avx2` or `reference`.
+    /// Name of these kernels: `avx512vnni`, `avxvnni`, `avx2`, `neon-i8mm`, `neon` or `reference`.
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -118,6 +131,10 @@ impl Kernels {
             Isa::AvxVnni => "avxvnni",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => "neon-i8mm",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
             Isa::Reference => "reference",
         }
     }
@@ -146,6 +163,16 @@ macro_rules! dispatch {
             fn avx512vnni($($arg: $type),*) -> $result {
                 $body::<super::avx512::Avx512Vnni>($($arg),*)
             }
+            #[cfg(target_arch = "aarch64")]
+            #[target_feature(enable = "neon,dotprod")]
+            fn neon($($arg: $type),*) -> $result {
+                $body::<super::neon::Neon>($($arg),*)
+            }
+            #[cfg(target_arch = "aarch64")]
+            #[target_feature(enable = "neon,dotprod,i8mm")]
+            fn neon_i8mm($($arg: $type),*) -> $result {
+                $body::<super::neon::NeonI8mm>($($arg),*)
+            }
             match kernels.0 {
                 // SAFETY: a `Kernels` with this instruction set is made only where the CPU has it, here and below.
                 #[cfg(target_arch = "x86_64")]
@@ -156,6 +183,12 @@ macro_rules! dispatch {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 super::Isa::Avx512Vnni => unsafe { avx512vnni($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "aarch64")]
+                super::Isa::Neon => unsafe { neon($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "aarch64")]
+                super::Isa::NeonI8mm => unsafe { neon_i8mm($($arg),*) },
                 super::Isa::Reference => $body::<super::reference::Reference>($($arg),*),
             }
         }

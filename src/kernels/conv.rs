@@ -8,11 +8,11 @@ use super::{
     Activation, FloatEpilogue, FloatResidual, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat,
     PackedInteger, Simd, Weight, depthwise, dispatch,
     epilogue::{Epilogue, FloatChannels, FloatLayer, IntegerChannels, IntegerLayer, Target},
-    packing::{Geometry, Integers},
+    packing::Geometry,
     windows::{self, Area, Class, Run},
 };
 #[cfg(target_arch = "x86_64")]
-use super::{paired, paired::PairedConv};
+use super::{packing::Integers, paired, paired::PairedConv};
 
 /// What a convolution reads: a batch of pictures, channels last.
 #[derive(Clone, Copy, Debug)]
@@ -126,10 +126,6 @@ impl<'a> Shape<'a> {
         }
         let output = geometry.window.output_size([height, width]).unwrap_or([0, 0]);
         Shape { geometry, batch, input: [height, width], output, element: size_of::<T>() }
-    }
-
-    pub(super) fn has_no_padding(&self) -> bool {
-        self.geometry.window.pads == [0; 4]
     }
 
     /// Elements of one output.

@@ -75,6 +75,7 @@ impl<T: Plain> Lines<T> {
     }
 
     /// A copy of these.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn of(elements: &[T]) -> Lines<T> {
         let mut lines = Lines::zeros(elements.len());
         lines.as_mut_slice().copy_from_slice(elements);

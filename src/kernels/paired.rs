@@ -176,7 +176,7 @@ impl<'a> Dense<Avx2> for PairedConv<'a> {
     #[inline(always)]
     fn stored(&self) -> Option<&[u8]> {
         // Products are in an order of their own, in which those of a tap cannot be left out.
-        self.shape.has_no_padding().then_some(self.x.x)
+        (self.layer.packed.geometry.window.pads == [0; 4]).then_some(self.x.x)
     }
 
     #[inline(always)]

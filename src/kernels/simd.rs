@@ -150,6 +150,7 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
 }
 
 /// A number of steps that is outside of every grid, and small enough for an integer.
+#[cfg(target_arch = "x86_64")]
 pub(super) const BEYOND: f32 = (1 << 24) as f32;
 
 /// How close to the middle between two integers a number must be to round otherwise than one that is within `2⁻¹³` of it.

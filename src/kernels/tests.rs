@@ -7,7 +7,7 @@ use super::*;
 use crate::{graph::Window, quant::Affine};
 
 /// Instruction sets that this crate has or may come to have kernels for; `reference` runs everywhere.
-const INSTRUCTION_SETS: [&str; 6] = ["avx512vnni", "avxvnni", "avx2", "neon", "neon-dotprod", "reference"];
+const INSTRUCTION_SETS: [&str; 6] = ["avx512vnni", "avxvnni", "avx2", "neon-i8mm", "neon", "reference"];
 
 /// Reproducible numbers (splitmix64), so that a failing case is named by its seed.
 struct Random(u64);
@@ -770,6 +770,10 @@ fn the_fastest_instruction_set_of_this_cpu_is_tested() {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         assert!(tested.contains(&"avx2"), "this CPU has AVX2 and its kernels were not tested");
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("dotprod") {
+        assert!(tested.contains(&"neon"), "this CPU has `sdot` and its kernels were not tested");
     }
 }
 
