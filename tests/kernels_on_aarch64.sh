@@ -2,8 +2,7 @@
 # Runs the tests of the kernels as an AArch64 CPU would, under qemu: tests/kernels_on_aarch64.sh
 #
 # For Debian 12 or later on x86-64. Cross compiling wants a standard library for AArch64 of the compiler's own version,
-# and Debian has both. As root the script installs the packages that are missing; else it names them. What is built is
-# no more than the modules that kernels are made of, from the sources as they are, which takes a minute.
+# and Debian has both. As root the script installs the packages that are missing; else it names them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,21 +18,8 @@ if ! dpkg-query --show "${packages[@]}" >/dev/null 2>&1; then
     DEBIAN_FRONTEND=noninteractive "${install[@]}" --quiet=2 >/dev/null
 fi
 
-crate=target/kernels-on-aarch64
-mkdir -p "$crate/src"
-{
-    printf '[workspace]\n[package]\nname = "kernels-on-aarch64"\n'
-    grep -E '^(edition|rust-version) = ' Cargo.toml
-    printf '[dependencies]\n'
-    grep -E '^(proptest|rayon|regex|serde|serde_path_to_error|serde_yaml|strsim|thiserror) = ' Cargo.toml
-} >"$crate/Cargo.toml"
-modules=(graph quant kernels)
-for module in "${modules[@]}"; do
-    ln -sfn "$PWD/src/$module" "$PWD/src/$module.rs" "$crate/src/"
-done
-printf 'pub mod %s;\n' "${modules[@]}" >"$crate/src/lib.rs"
-# The same versions of everything.
-cp Cargo.lock "$crate/Cargo.lock"
+crate="$PWD/target/kernels-on-aarch64"
+tests/kernels_crate.sh "$crate"
 
 export RUSTC=/usr/bin/rustc CARGO_TARGET_DIR="$crate/target"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
