@@ -21,5 +21,6 @@ pub mod quant;
 pub mod runner;
 pub mod search;
 pub mod sensitivity;
+pub mod server;
 pub mod sqnr;
 pub mod store;

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::{Value, json};
 
-use super::{Global, JobArg, format, heading, print, print_json, with_store};
+use super::{Global, JobArg, format, heading, print, print_json, source::source};
 use crate::{
     pipeline::GroupFacts,
     sensitivity::{GroupSensitivity, RankBy, rank},
+    store::GroupRow,
 };
 
 /// Show the groups of a job's model and how much each loses in int8, the worst first
@@ -53,15 +53,12 @@ impl From<Rank> for RankBy {
 }
 
 pub(super) fn run(global: &Global, args: &GroupsArgs) -> Result<()> {
-    let name = args.job.job.clone();
-    let (job, groups) = with_store(global, |store| async move {
-        let job = store.find_job(name.as_deref()).await?;
-        let groups = store.job_groups(job.id).await?;
-        Ok((job, groups))
-    })?;
+    let source = source(global)?;
+    let job = source.job(args.job.name())?.job;
+    let groups = source.groups(job.id)?;
     let groups = ranked(&groups, args.rank_by.into());
     if global.json {
-        return print_json(&groups.iter().map(|group| json(group)).collect::<Vec<_>>());
+        return print_json(&groups.iter().map(|group| GroupRow::from(*group)).collect::<Vec<_>>());
     }
     match groups.is_empty() {
         true => print(&format!("{}no sensitivities yet\n", heading(&job))),
@@ -105,20 +102,4 @@ pub(super) fn table(groups: &[&GroupFacts], most: usize) -> String {
         text.push_str(&format!("and {more}; `qtuned groups` shows all\n"));
     }
     text
-}
-
-fn json(group: &GroupFacts) -> Value {
-    let number = |value: f64| if value.is_finite() { json!(value) } else { json!(value.to_string()) };
-    let s = group.sensitivity.as_ref();
-    json!({
-        "id": group.id,
-        "object_type": group.object_type,
-        "macs": group.macs,
-        "parameters": group.parameters,
-        "weight_db": s.and_then(|s| s.weight).map(number),
-        "local_db": s.map(|s| number(s.local)),
-        "accumulated_db": s.map(|s| number(s.accumulated)),
-        "output_db": s.map(|s| number(s.output)),
-        "range": s.map(|s| [s.range.0, s.range.1]),
-    })
 }
