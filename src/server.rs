@@ -1,6 +1,6 @@
 //! The HTTP API: jobs, trials, events and probes, with its description made from the code.
 //!
-//! Everything goes through [`access`]: who may, which hosts and origins are heard, and the headers of every answer.
+//! Everything goes through `access`: who may, which hosts and origins are heard, and the headers of every answer.
 //! A handler does one thing with the store; what is wrong is told as a [`Problem`].
 
 mod access;

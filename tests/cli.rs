@@ -283,7 +283,10 @@ fn help_has_examples_and_exit_codes() {
     for part in ["Examples:", "Exit codes:", "75  interrupted", "QTUNED_DB"] {
         assert!(done.stdout.contains(part), "{part}");
     }
-    for command in ["run", "validate", "inspect", "bench", "jobs", "trials", "groups", "front", "query"] {
+    for command in [
+        "run", "validate", "inspect", "bench", "serve", "submit", "jobs", "show", "watch", "cancel", "retry", "rm",
+        "logs", "export", "trials", "groups", "front", "query",
+    ] {
         let done = bench.qtuned(&[command, "--help"]);
         assert!(done.code == 0 && done.stdout.contains("Examples:"), "{command}");
     }
