@@ -46,7 +46,7 @@ impl Kernels {
         assert_eq!(self, packed.kernels, "weights are packed for other kernels");
         assert!(epilogue.grid.is_some() || matches!(out, Output::Float(_)), "a quantized output needs a grid");
         assert!(residual.is_none_or(|r| r.x.len() == out.len()), "elements of the residual");
-        let layer = FloatLayer { packed, epilogue, residual };
+        let layer = FloatLayer { packed, epilogue, residual: residual.as_ref() };
         if packed.geometry.is_depthwise() {
             return depthwise::float(self, layer, pictures, out, parallel);
         }
@@ -71,7 +71,7 @@ impl Kernels {
     ) {
         assert_eq!(self, packed.kernels, "weights are packed for other kernels");
         assert!(residual.is_none_or(|r| r.x.len() == out.len()), "elements of the residual");
-        let layer = IntegerLayer { packed, epilogue, residual };
+        let layer = IntegerLayer { packed, epilogue, residual: residual.as_ref() };
         if packed.geometry.is_depthwise() {
             assert!(residual.is_none(), "a depthwise convolution in integers adds nothing");
             return depthwise::integer(self, layer, pictures, out, parallel);
@@ -97,7 +97,7 @@ const PART_BYTES: usize = 128 * 1024;
 const LARGE_PART_BYTES: usize = 640 * 1024;
 
 /// Parts a thread gets at least, where there are as many.
-const SHARES: usize = 3;
+pub(super) const SHARES: usize = 3;
 
 /// A dense convolution over a batch. Where pixels do not see each other, all of them are one column.
 #[derive(Clone, Copy)]
@@ -155,35 +155,31 @@ impl<'a> Shape<'a> {
         let row_bytes = down * input_row * right / window.stride[1] + output_row;
         let is_large = weight_bytes > self.input[0] * input_row;
         let part_bytes = if is_large { LARGE_PART_BYTES } else { PART_BYTES };
-        let mut part_rows = (part_bytes / row_bytes.max(1)).clamp(1, rows);
-        // Whole tiles, where a row is one pixel.
-        let tiles = if width == 1 { pixels } else { 1 };
-        part_rows = part_rows.max(if width == 1 { 8 * pixels } else { 1 });
-        part_rows = rows.div_ceil(rows.div_ceil(part_rows)).next_multiple_of(tiles);
+        // Where a row is one pixel, whole tiles.
+        let unit = if width == 1 { pixels } else { 1 };
+        let units = rows.div_ceil(unit);
+        let least = if width == 1 { 8 } else { 1 };
+        let mut row_parts = units.div_ceil((part_bytes / row_bytes.max(1) / unit).max(least));
         let blocks = self.geometry.groups * self.geometry.blocks(lanes);
-        let mut part_blocks = blocks;
+        let mut block_parts = 1;
         if parallel {
             let threads = rayon::current_num_threads();
-            // More parts than threads: whoever is done first takes another.
+            // More parts than threads, since not all threads are equally fast, and as many for each.
             let shares = SHARES * threads;
             if is_large && blocks >= threads {
                 // Each thread reads its own weights, rather than all of them.
-                part_blocks = blocks.div_ceil(shares.min(blocks));
+                block_parts = blocks.min(shares) / threads * threads;
             } else {
-                let share = (self.batch * rows).div_ceil(shares).min(rows);
-                let shares = share.div_ceil(part_rows);
-                part_rows = share.div_ceil(shares).next_multiple_of(tiles);
+                row_parts = row_parts.max(shares.div_ceil(self.batch)).next_multiple_of(threads).min(units);
             }
         }
-        let (row_parts, block_parts) = (rows.div_ceil(part_rows), blocks.div_ceil(part_blocks));
         let part = |index: usize| {
             let (picture, row, block) =
                 (index / block_parts / row_parts, index / block_parts % row_parts, index % block_parts);
-            Part {
-                picture,
-                rows: row * part_rows..((row + 1) * part_rows).min(rows),
-                blocks: block * part_blocks..((block + 1) * part_blocks).min(blocks),
-            }
+            // Nearly equal parts.
+            let row_of = |row: usize| (units * row / row_parts * unit).min(rows);
+            let block_of = |block: usize| blocks * block / block_parts;
+            Part { picture, rows: row_of(row)..row_of(row + 1), blocks: block_of(block)..block_of(block + 1) }
         };
         let target = out.target();
         let parts = self.batch * row_parts * block_parts;
@@ -301,6 +297,8 @@ pub(super) trait Dense<S: Simd> {
     const STEP: usize;
     /// Output pixels of a tile.
     const PIXELS: usize = S::PIXELS;
+    /// Whether tiles can have one vector of output channels, where there are no more.
+    const NARROWS: bool = true;
 
     fn layer(&self) -> &Self::Layer;
     fn shape(&self) -> &Shape<'_>;
@@ -326,8 +324,8 @@ pub(super) trait Dense<S: Simd> {
         lanes: usize,
     ) -> [Sum<S, Self>; 2];
 
-    /// `start + Σ x[pixel][run][element]·w[run][element]`; meanwhile prefetches.
-    unsafe fn tile<const P: usize>(
+    /// `start + Σ x[pixel][run][element]·w[run][element]` of the first `V` vectors; meanwhile prefetches.
+    unsafe fn tile<const P: usize, const V: usize>(
         block: &Self::Block<'_>,
         runs: &[Run],
         ahead: Ahead,
@@ -426,7 +424,7 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
     }
 
     #[inline(always)]
-    unsafe fn tile<const P: usize>(
+    unsafe fn tile<const P: usize, const V: usize>(
         block: &&[f32],
         runs: &[Run],
         mut ahead: Ahead,
@@ -445,10 +443,14 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
                 }
                 for product in 0..run.products {
                     ahead.next::<S>();
-                    let weights = [S::load(w), S::load(w.add(S::WIDTH))];
+                    let first = S::load(w);
+                    let second = if V == 2 { S::load(w.add(S::WIDTH)) } else { first };
                     for p in 0..P {
                         let v = S::splat(*x[p].add(product));
-                        sums[p] = [S::fma(v, weights[0], sums[p][0]), S::fma(v, weights[1], sums[p][1])];
+                        sums[p][0] = S::fma(v, first, sums[p][0]);
+                        if V == 2 {
+                            sums[p][1] = S::fma(v, second, sums[p][1]);
+                        }
                     }
                     w = w.add(2 * S::WIDTH);
                 }
@@ -512,7 +514,7 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
     }
 
     #[inline(always)]
-    unsafe fn tile<const P: usize>(
+    unsafe fn tile<const P: usize, const V: usize>(
         block: &&[S::Weight],
         runs: &[Run],
         mut ahead: Ahead,
@@ -530,10 +532,14 @@ impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
                 }
                 for product in 0..run.products {
                     ahead.next::<S>();
-                    let weights = [S::weights(w), S::weights(w.add(S::WIDTH * S::STEP))];
+                    let first = S::weights(w);
+                    let second = if V == 2 { S::weights(w.add(S::WIDTH * S::STEP)) } else { first };
                     for p in 0..P {
                         let v = S::broadcast(x[p].add(product * S::STEP));
-                        sums[p] = [S::dot(sums[p][0], v, weights[0]), S::dot(sums[p][1], v, weights[1])];
+                        sums[p][0] = S::dot(sums[p][0], v, first);
+                        if V == 2 {
+                            sums[p][1] = S::dot(sums[p][1], v, second);
+                        }
                     }
                     w = w.add(2 * S::WIDTH * S::STEP);
                 }
@@ -616,7 +622,11 @@ pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Ta
                                 to[p] += pixel.output;
                             }
                             D::Layer::prepare(&of_block, target, &to);
-                            let sums = D::tile::<$p>(&of_tiles, runs, of_tile, start, from);
+                            let sums = if D::NARROWS && lanes <= S::WIDTH {
+                                D::tile::<$p, 1>(&of_tiles, runs, of_tile, start, from)
+                            } else {
+                                D::tile::<$p, 2>(&of_tiles, runs, of_tile, start, from)
+                            };
                             D::Layer::write(&of_block, &sums, target, to, lanes);
                         }
                     }};

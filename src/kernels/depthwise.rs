@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{
     Activation, IntegerEpilogue, Kernels, Output, Pictures, Simd, Weight,
-    conv::settle,
+    conv::{SHARES, settle},
     dispatch,
     epilogue::{Epilogue, FloatChannels, FloatLayer, Grid, IntegerLayer, Target},
     packing::Geometry,
@@ -63,7 +63,7 @@ fn run<X: Copy>(
         return;
     }
     let target = out.target();
-    let parts = if parallel { rayon::current_num_threads().min(height) } else { 1 };
+    let parts = if parallel { (SHARES * rayon::current_num_threads()).min(height) } else { 1 };
     let rows = |index: usize| {
         let (picture, part) = (index / parts, index % parts);
         Rows { picture, rows: height * part / parts..height * (part + 1) / parts, height, width }

@@ -162,6 +162,8 @@ impl<'a> Dense<Avx2> for PairedConv<'a> {
     const STEP: usize = STEP;
     // A pair keeps four vectors of weights in registers.
     const PIXELS: usize = 5;
+    // Products of both vectors share their weights' order.
+    const NARROWS: bool = false;
 
     #[inline(always)]
     fn layer(&self) -> &IntegerLayer<'a> {
@@ -211,7 +213,7 @@ impl<'a> Dense<Avx2> for PairedConv<'a> {
     }
 
     #[inline(always)]
-    unsafe fn tile<const P: usize>(
+    unsafe fn tile<const P: usize, const V: usize>(
         block: &Products<'_>,
         _: &[Run],
         // Weights of one byte come in time by themselves, and the loop has no room for more.
