@@ -2,12 +2,14 @@
 
 mod act;
 mod bench;
+mod db;
 mod export;
 mod format;
 mod groups;
 mod inspect;
 mod jobs;
 mod logs;
+mod merge;
 mod progress;
 mod query;
 mod report;
@@ -119,6 +121,8 @@ enum Command {
     Front(trials::FrontArgs),
     Query(query::QueryArgs),
     Report(report::ReportArgs),
+    Db(db::DbArgs),
+    Merge(merge::MergeArgs),
 }
 
 /// A job that a command looks at.
@@ -173,6 +177,8 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Front(args) => trials::run_front(global, args),
         Command::Query(args) => query::run(global, args),
         Command::Report(args) => report::run(global, args),
+        Command::Db(args) => db::run(global, args),
+        Command::Merge(args) => merge::run(global, args),
     }
     .map(|()| Exit::Success)
 }

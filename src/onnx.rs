@@ -19,6 +19,7 @@ mod external;
 mod fold;
 mod import;
 mod input;
+mod locations;
 mod lower;
 mod order;
 pub mod proto;
@@ -30,6 +31,7 @@ mod tests;
 use std::path::Path;
 
 pub use error::{OnnxError, TensorError, UnsupportedOperator, UnsupportedOperators};
+pub use locations::external_files;
 
 use crate::graph::Graph;
 
