@@ -36,7 +36,7 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
         return print_json(&json!({
             "name": spec.name,
             "job": spec,
-            "model": inspect::facts(model, groups),
+            "model": pipeline::model_facts(model, groups),
             "quantized_groups": quantized,
             "samples": {"calibrate": calibrate, "search": search, "certify": certify},
             "trials_at_most": trials,

@@ -216,7 +216,7 @@ pub fn run(
     let prepared = ptq::prepare(opened.model.graph.clone(), kernels);
     progress.stage(Stage::Calibrate, Some(calibrate.len() as u64));
     let calibrated = {
-        let _gate = Gate::compute()?;
+        let _gate = Gate::compute(cancel)?;
         pool.install(|| prepared.calibrate(calibrate.len(), &load, cancel, &advance))?
     };
 
@@ -227,7 +227,7 @@ pub fn run(
         Some(known) => known,
         None => {
             progress.stage(Stage::Sensitivity, Some(samples as u64));
-            let _gate = Gate::compute()?;
+            let _gate = Gate::compute(cancel)?;
             let measured =
                 pool.install(|| sensitivity::analyze(&calibrated, &opened.qconfigs, samples, &load, cancel, &advance))?;
             ledger.record_sensitivities(&key, &group_facts(&opened.groups, &measured))?;
@@ -324,7 +324,7 @@ impl Bench<'_> {
     ) -> Result<evaluate::Evaluation, PipelineError> {
         let samples = SplitSamples { dataset: &self.opened.dataset, part: Part::Search };
         let metric = self.opened.spec.budget.metric;
-        let _gate = Gate::compute()?;
+        let _gate = Gate::compute(self.cancel)?;
         if matches!(metric, Metric::Agreement | Metric::Sqnr) && reference.is_none() {
             let fp32 = self.calibrated.engine().fp32_plan();
             *reference = Some(self.pool.install(|| evaluate::outputs(&fp32, &samples, self.cancel))?);
