@@ -2,6 +2,7 @@
 
 mod act;
 mod bench;
+mod deployment;
 mod export;
 mod format;
 mod groups;
@@ -38,7 +39,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    job::JobError,
+    job::{self, JobError},
     pipeline::PipelineError,
     runner::{self, EXIT_FAILED, Exit, JobLines},
     store::JobRow,
@@ -144,6 +145,21 @@ struct JobFile {
     /// Set a value of the job, such as `budget.max_drop=0.02`; the value is YAML. May be given more than once
     #[arg(long = "set", value_name = "PATH=VALUE")]
     set: Vec<String>,
+
+    /// Start from this qconfig in place of the job's: a `*.qconfig.yaml` of a run, or a mapping
+    #[arg(long, value_name = "FILE.yaml")]
+    qconfig: Option<PathBuf>,
+}
+
+impl JobFile {
+    /// Reads and checks the job.
+    fn load(&self) -> Result<job::Job> {
+        let mut job = job::load(&self.path, &self.set)?;
+        if let Some(path) = &self.qconfig {
+            job.spec.qconfig = deployment::Qconfig::read(path)?.mapping();
+        }
+        Ok(job)
+    }
 }
 
 /// Carries out a command.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod dataset;
 pub mod engine;
 pub mod evaluate;
+pub mod export;
 pub mod graph;
 pub mod job;
 pub mod kernels;
