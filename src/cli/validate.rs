@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Global, JobFile, format, inspect, print, print_json};
 use crate::{
     dataset::Part,
-    job, pipeline,
+    pipeline,
     search::{Budget, DropKind},
 };
 
@@ -24,7 +24,7 @@ pub(super) struct ValidateArgs {
 }
 
 pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
-    let job = job::load(&args.job.path, &args.job.set)?;
+    let job = args.job.load()?;
     let opened = pipeline::open(&job)?;
     let (spec, model, groups) = (&job.spec, opened.model(), opened.groups());
     let samples = |part| opened.dataset().len(part);
