@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Modules in order: each may use those before it, and itself.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 23] = [
     "cancel",
     "graph",
     "onnx",
@@ -12,6 +12,7 @@ const ORDER: [&str; 21] = [
     "sqnr",
     "engine",
     "ptq",
+    "export",
     "dataset",
     "evaluate",
     "sensitivity",
@@ -19,6 +20,7 @@ const ORDER: [&str; 21] = [
     "pareto",
     "job",
     "pipeline",
+    "verify",
     // The shell.
     "store",
     "output",

@@ -9,7 +9,6 @@ use serde_json::json;
 use super::{Global, JobFile, available_threads, format, print, print_json, progress::Terminal, signals, trials};
 use crate::{
     cancel::Cancel,
-    job,
     pipeline::Progress,
     runner::{self, Exit, JobLines, Run},
     store::{JobRow, JobState, Store, SystemClock, TrialSummary},
@@ -38,7 +37,7 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(global: &Global, args: &RunArgs, lines: JobLines) -> Result<Exit> {
     let threads = args.threads.map_or_else(available_threads, usize::from);
-    let job = job::load(&args.job.path, &args.job.set)?;
+    let job = args.job.load()?;
     let prepared = runner::prepare(&job, &Cancel::default())?;
     let (metric, rank_by) = (job.spec.budget.metric, job.spec.sensitivity.rank_by);
     let terminal = Arc::new(Terminal::new(metric, rank_by, global.json));

@@ -10,7 +10,6 @@ use anyhow::{Result, bail};
 use super::{Global, JobFile};
 use crate::{
     cancel::Cancel,
-    job,
     pipeline::GroupFacts,
     report::{Document, JobReport},
     runner::{self, Follower, Update},
@@ -125,7 +124,7 @@ impl Source for Local {
         if options.upload {
             bail!("--upload sends files to a server: --server names one");
         }
-        let prepared = runner::prepare_submitted(&job::load(&file.path, &file.set)?, &Cancel::default())?;
+        let prepared = runner::prepare_submitted(&file.load()?, &Cancel::default())?;
         let submission = Submission {
             lock: prepared.lock,
             model: prepared.model,

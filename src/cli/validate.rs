@@ -8,7 +8,7 @@ use super::{Global, JobFile, format, inspect, print, print_json};
 use crate::{
     cancel::Cancel,
     dataset::Part,
-    job, pipeline,
+    pipeline,
     search::{Budget, DropKind},
 };
 
@@ -25,7 +25,7 @@ pub(super) struct ValidateArgs {
 }
 
 pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
-    let job = job::load(&args.job.path, &args.job.set)?;
+    let job = args.job.load()?;
     let opened = pipeline::open(&job, &Cancel::default())?;
     let (spec, model, groups) = (&job.spec, opened.model(), opened.groups());
     let samples = |part| opened.dataset().len(part);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cli::JobFile,
-    job::{self, Job, JobSpec},
+    job::{Job, JobSpec},
     pipeline::GroupFacts,
     report::Document,
     runner::Update,
@@ -162,7 +162,7 @@ fn with_whole_paths(job: &Job) -> Result<JobSpec> {
 impl Source for Remote {
     fn submit(&self, file: &JobFile, options: &SubmitOptions) -> Result<(JobRow, bool)> {
         let SubmitOptions { priority, again, idempotency_key, upload } = options;
-        let loaded = job::load(&file.path, &file.set)?;
+        let loaded = file.load()?;
         let (spec, files) = match upload {
             true => self.upload(&loaded)?,
             false => (with_whole_paths(&loaded)?, BTreeMap::new()),
