@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{Global, JobFile, format, inspect, print, print_json};
 use crate::{
+    cancel::Cancel,
     dataset::Part,
     pipeline,
     search::{Budget, DropKind},
@@ -25,7 +26,7 @@ pub(super) struct ValidateArgs {
 
 pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
     let job = args.job.load()?;
-    let opened = pipeline::open(&job)?;
+    let opened = pipeline::open(&job, &Cancel::default())?;
     let (spec, model, groups) = (&job.spec, opened.model(), opened.groups());
     let samples = |part| opened.dataset().len(part);
     let (calibrate, search, certify) = (samples(Part::Calibrate), samples(Part::Search), samples(Part::Certify));
