@@ -69,6 +69,8 @@ struct SlotId(usize);
 struct Step {
     /// The node it belongs to; a conversion belongs to the node that asked for it.
     node: NodeId,
+    /// The last node that it does: the addition, where a convolution does one.
+    end: NodeId,
     kind: kind::Kind,
     inputs: Vec<SlotId>,
     output: SlotId,

@@ -1,14 +1,18 @@
 //! The whole flow of a job, from a model to its chosen qconfig, and the ports through which its facts leave.
 
+mod bench;
+mod certify;
+mod keys;
 mod run;
 
 use serde::Serialize;
 
+pub use certify::{Certificate, Certified, Finalist};
 pub use run::{Opened, PipelineError, open, run};
 
 use crate::{
     quant::QConfigFile,
-    search::{Finish, Key, Trial},
+    search::{DropInterval, Finish, Key, Trial},
     sensitivity::GroupSensitivity,
 };
 
@@ -38,6 +42,18 @@ pub trait Ledger {
     /// # Errors
     /// Whatever keeps it from being recorded.
     fn record_trial(&mut self, number: usize, trial: &Trial, facts: &TrialFacts) -> Result<(), LedgerError>;
+
+    /// The certificate recorded for this job.
+    ///
+    /// # Errors
+    /// Whatever keeps the record from being read.
+    fn certificate(&mut self) -> Result<Option<Certificate>, LedgerError>;
+
+    /// Records the job's certificate, in place of an earlier one.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being recorded.
+    fn record_certificate(&mut self, certificate: &Certificate) -> Result<(), LedgerError>;
 
     /// Notes something that happened, for people who look later.
     ///
@@ -69,6 +85,8 @@ pub struct GroupFacts {
 pub struct TrialFacts {
     /// Names of [`Trial::fp32_groups`].
     pub fp32_names: Vec<String>,
+    /// Where its drop from fp32 lies, at the confidence of the job; `None` for metrics that do not count.
+    pub drop: Option<DropInterval>,
     /// The qconfig mapping, as JSON.
     pub qconfig_json: String,
     /// The qconfig written whole, for the output folder.
@@ -103,6 +121,16 @@ pub enum Stage {
         /// The group it takes back to fp32, if one.
         group: Option<String>,
     },
+    /// Measuring what a further group in fp32 would win.
+    Rank {
+        /// Groups that are in fp32 already.
+        groups: usize,
+    },
+    /// Measuring a finalist on the certify split.
+    Certify {
+        /// Its number; 0 for fp32.
+        trial: usize,
+    },
     /// Taking latencies of a trial.
     Latency {
         /// Its number.
@@ -123,4 +151,6 @@ pub struct Outcome {
     pub finish: Finish,
     /// Whether the chosen one is within the budget and not fp32.
     pub within_budget: bool,
+    /// What the certify split says; `None` without one, or without a trial within the budget.
+    pub certificate: Option<Certificate>,
 }

@@ -8,7 +8,7 @@ use crate::{
     job::JobLock,
     output::{OutputError, OutputFolder},
     pareto,
-    pipeline::{GroupFacts, Ledger, LedgerError, Outcome, TrialFacts},
+    pipeline::{Certificate, GroupFacts, Ledger, LedgerError, Outcome, TrialFacts},
     search::{Budget, Key, Trial},
     sensitivity::GroupSensitivity,
     store::{BegunJob, JobEnd, Store, StoreError, StoreLedger},
@@ -208,6 +208,14 @@ impl Ledger for Recorder {
             self.folder.write_best(&self.measured[best].facts.file)?;
         }
         Ok(())
+    }
+
+    fn certificate(&mut self) -> Result<Option<Certificate>, LedgerError> {
+        self.ledger.certificate()
+    }
+
+    fn record_certificate(&mut self, certificate: &Certificate) -> Result<(), LedgerError> {
+        self.ledger.record_certificate(certificate)
     }
 
     fn event(&mut self, kind: &str, detail: &str) -> Result<(), LedgerError> {

@@ -108,7 +108,7 @@ impl Builder<'_> {
         let output = SlotId(self.slots.len());
         self.slots.push(Slot { value, representation: to });
         self.of_value[value.0].push(output);
-        self.steps.push(Step { node, kind, inputs, output, is_node, release: Vec::new() });
+        self.steps.push(Step { node, end: node, kind, inputs, output, is_node, release: Vec::new() });
         output
     }
 

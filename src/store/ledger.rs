@@ -5,7 +5,7 @@ use tokio::runtime::Handle;
 use super::{JobId, Store, StoreError};
 use crate::{
     evaluate::Metric,
-    pipeline::{GroupFacts, Ledger, LedgerError, TrialFacts},
+    pipeline::{Certificate, GroupFacts, Ledger, LedgerError, TrialFacts},
     search::{Key, Trial},
     sensitivity::GroupSensitivity,
 };
@@ -53,6 +53,14 @@ impl Ledger for StoreLedger {
 
     fn record_trial(&mut self, number: usize, trial: &Trial, facts: &TrialFacts) -> Result<(), LedgerError> {
         self.wait(self.store.record_trial(self.job, number, self.metric, trial, facts))
+    }
+
+    fn certificate(&mut self) -> Result<Option<Certificate>, LedgerError> {
+        self.wait(self.store.certificate(self.job))
+    }
+
+    fn record_certificate(&mut self, certificate: &Certificate) -> Result<(), LedgerError> {
+        self.wait(self.store.record_certificate(self.job, certificate))
     }
 
     fn event(&mut self, kind: &str, detail: &str) -> Result<(), LedgerError> {

@@ -73,7 +73,7 @@ fn facts() -> TrialFacts {
         mapping: QConfigMapping::preset(Preset::Onednn),
         groups: vec![],
     };
-    TrialFacts { fp32_names: vec!["a".into(), "c".into()], qconfig_json: "{}".into(), file }
+    TrialFacts { fp32_names: vec!["a".into(), "c".into()], drop: None, qconfig_json: "{}".into(), file }
 }
 
 #[tokio::test]
