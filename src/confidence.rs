@@ -6,7 +6,9 @@
 //! Candidate and fp32 are always compared sample by sample: what both get right or wrong says nothing of a drop.
 
 mod pairs;
+mod rank;
 mod sequence;
 
 pub use pairs::{Pairs, corrected, resolvable};
+pub use rank::spearman;
 pub use sequence::MeanSequence;

@@ -23,5 +23,6 @@ pub mod report;
 pub mod runner;
 pub mod search;
 pub mod sensitivity;
+pub mod server;
 pub mod sqnr;
 pub mod store;

@@ -2,12 +2,16 @@
 
 mod bench;
 mod certify;
+mod facts;
 mod keys;
+mod resolution;
 mod run;
 
 use serde::Serialize;
 
 pub use certify::{Certificate, Certified, Finalist};
+pub use facts::{macs, model_facts, parameters};
+pub use resolution::Resolution;
 pub use run::{Opened, PipelineError, open, run};
 
 use crate::{

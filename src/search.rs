@@ -181,13 +181,13 @@ impl Search {
             all.sort_unstable();
             return Proposal::Measure(all);
         };
-        let history = History { ranking: &self.ranking, budget: &self.budget, baseline, trials, ranked };
-        let found = self.limits.until == Until::Budget && history.best().is_some();
-        let step = match () {
-            () if trials.len() == 1 => Some(Step::Measure(Vec::new())),
-            () if !found => self.strategy.strategy().next(&history),
-            () if self.refine => refine::Refine.next(&history),
-            () => None,
+        let until = self.limits.until;
+        let history = History { ranking: &self.ranking, budget: &self.budget, baseline, trials, ranked, until };
+        let enough = history.is_enough();
+        let refined = || if enough && self.refine { refine::Refine.next(&history) } else { None };
+        let step = match trials.len() {
+            1 => Some(Step::Measure(Vec::new())),
+            _ => self.strategy.strategy().next(&history).or_else(refined),
         };
         let spent: f64 = trials.iter().map(|t| t.evaluation.seconds).sum();
         let finish = match step {
@@ -197,6 +197,6 @@ impl Search {
             Some(Step::Measure(fp32)) => return Proposal::Measure(fp32),
             Some(Step::Rank(fp32)) => return Proposal::Rank(fp32),
         };
-        Proposal::Finished(if found { Finish::WithinBudget } else { finish })
+        Proposal::Finished(if enough { Finish::WithinBudget } else { finish })
     }
 }

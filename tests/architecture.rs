@@ -23,8 +23,8 @@ const ORDER: [&str; 22] = [
     // The shell.
     "store",
     "output",
-    "runner",
     "report",
+    "runner",
     "server",
     "cli",
 ];
@@ -33,10 +33,10 @@ const ORDER: [&str; 22] = [
 const SHELL: &str = "store";
 
 /// Crates that only the shell may use.
-const SHELL_CRATES: [&str; 6] = ["tokio", "sqlx", "axum", "clap", "indicatif", "anyhow"];
+const SHELL_CRATES: [&str; 8] = ["tokio", "sqlx", "axum", "utoipa", "ureq", "clap", "indicatif", "anyhow"];
 
 /// Crates that only the command line may use.
-const CLI_CRATES: [&str; 4] = ["clap", "indicatif", "anyhow", "comfy_table"];
+const CLI_CRATES: [&str; 5] = ["clap", "indicatif", "anyhow", "comfy_table", "ureq"];
 
 /// Every source file below `src`, with the module it belongs to.
 fn sources(folder: &Path, module: Option<&str>, found: &mut Vec<(String, String, String)>) {

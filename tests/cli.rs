@@ -61,9 +61,9 @@ impl Bench {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let store = Store::open(&self.path("qtuned.db"), Arc::new(Noon)).await.unwrap();
-            let broken = store.begin_job(&lock("broken")).await.unwrap().id;
-            store.end_job(broken, &JobEnd::Failed { error: "out of luck".into() }, 1).await.unwrap();
-            let job = store.begin_job(&lock("small")).await.unwrap().id;
+            let broken = store.begin_job(&lock("broken"), "me").await.unwrap().id;
+            store.end_job(broken, "me", &JobEnd::Failed { error: "out of luck".into() }, 1).await.unwrap();
+            let job = store.begin_job(&lock("small"), "me").await.unwrap().id;
             let key = Key([7; 32]);
             store.record_groups(&key, &groups()).await.unwrap();
             store.use_sensitivities(job, &key).await.unwrap();
@@ -71,7 +71,7 @@ impl Bench {
                 store.record_trial(job, number, Metric::Top1, trial, facts).await.unwrap();
             }
             let end = JobEnd::Succeeded { finish: Finish::WithinBudget, chosen: 2, within_budget: true };
-            store.end_job(job, &end, 0).await.unwrap();
+            store.end_job(job, "me", &end, 0).await.unwrap();
             store.close().await;
         });
         self
@@ -320,7 +320,10 @@ fn help_has_examples_and_exit_codes() {
     for part in ["Examples:", "Exit codes:", "75  interrupted", "QTUNED_DB"] {
         assert!(done.stdout.contains(part), "{part}");
     }
-    for command in ["run", "validate", "inspect", "bench", "jobs", "trials", "groups", "front", "query"] {
+    for command in [
+        "run", "validate", "inspect", "bench", "serve", "submit", "jobs", "show", "watch", "cancel", "retry", "rm",
+        "logs", "export", "trials", "groups", "front", "query",
+    ] {
         let done = bench.qtuned(&[command, "--help"]);
         assert!(done.code == 0 && done.stdout.contains("Examples:"), "{command}");
     }

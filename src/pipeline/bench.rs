@@ -134,7 +134,7 @@ impl Bench<'_> {
     ) -> Result<Vec<Gain>, PipelineError> {
         let mut base = self.opened.qconfigs.clone();
         fp32.iter().for_each(|id| base[id.0] = None);
-        let _gate = Gate::compute()?;
+        let _gate = Gate::compute(self.cancel)?;
         Ok(self.pool.install(|| sensitivity::gains(self.calibrated, &base, samples, load, self.cancel))?)
     }
 
@@ -157,7 +157,7 @@ impl Bench<'_> {
         enough: Option<&Enough<'_>>,
     ) -> Result<Evaluation, PipelineError> {
         let metric = self.opened.spec.budget.metric;
-        let _gate = Gate::compute()?;
+        let _gate = Gate::compute(self.cancel)?;
         if matches!(metric, Metric::Agreement | Metric::Sqnr) && reference.is_none() {
             let fp32 = self.calibrated.engine().fp32_plan();
             *reference = Some(self.pool.install(|| evaluate::outputs(&fp32, samples, self.cancel))?);

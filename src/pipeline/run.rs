@@ -1,7 +1,7 @@
 //! The flow: open, calibrate, rank, then measure what the search proposes until it has ended.
 
 use super::{
-    Certificate, GroupFacts, Ledger, LedgerError, Outcome, Progress, Stage,
+    Certificate, GroupFacts, Ledger, LedgerError, Outcome, Progress, Resolution, Stage,
     bench::{Bench, SplitSamples},
     keys::sensitivity_key,
 };
@@ -91,6 +91,9 @@ pub enum PipelineError {
         /// Samples of the search split.
         total: u64,
     },
+    /// The budget is finer than the samples can tell.
+    #[error("budget.max_drop: {0}")]
+    Unresolvable(Resolution),
     /// A fact could not be recorded.
     #[error("recording a result failed")]
     Ledger(#[source] LedgerError),
@@ -202,7 +205,7 @@ pub fn run(
     let prepared = ptq::prepare(opened.model.graph.clone(), kernels);
     progress.stage(Stage::Calibrate, Some(calibrate.len() as u64));
     let calibrated = {
-        let _gate = Gate::compute()?;
+        let _gate = Gate::compute(cancel)?;
         pool.install(|| prepared.calibrate(calibrate.len(), &load, cancel, &advance))?
     };
 
@@ -215,7 +218,7 @@ pub fn run(
         Some(known) => known,
         None => {
             progress.stage(Stage::Sensitivity, Some(samples as u64));
-            let _gate = Gate::compute()?;
+            let _gate = Gate::compute(cancel)?;
             let measured = pool.install(|| sensitivity::analyze(&calibrated, analysis, &load, cancel, &advance))?;
             ledger.record_sensitivities(&key, &group_facts(&opened.groups, &measured))?;
             measured

@@ -28,17 +28,21 @@ fn job(budget: &str, state: JobState) -> JobRow {
         id: JobId(3),
         name: "small".into(),
         state,
+        priority: 0,
         metric: lock.job.budget.metric,
         model_sha256: lock.sha256.model.clone(),
         trials: 3,
+        progress: None,
         finish: done.then_some(Finish::WithinBudget),
         chosen: done.then_some(2),
         within_budget: done.then_some(true),
         error: None,
         created_ms: 1_700_000_000_000,
-        started_ms: 1_700_000_000_000,
+        submitted_ms: None,
+        started_ms: Some(1_700_000_000_000),
         finished_ms: done.then_some(1_700_000_060_000),
         lock: lock.to_yaml().unwrap(),
+        model: None,
     }
 }
 
@@ -103,7 +107,7 @@ fn trials() -> Vec<TrialSummary> {
 }
 
 fn report() -> JobReport {
-    JobReport::new(job("{max_drop: 0.02}", JobState::Succeeded), groups(), trials()).unwrap()
+    JobReport::new(job("{max_drop: 0.02}", JobState::Succeeded), groups(), trials(), None).unwrap()
 }
 
 /// A report in which everything that comes from outside is hostile.
@@ -140,7 +144,7 @@ fn json_has_what_the_pictures_need() {
 #[test]
 fn budgets_become_a_line_and_marks() {
     let within = |budget: &str| {
-        let report = JobReport::new(job(budget, JobState::Running), groups(), trials()).unwrap();
+        let report = JobReport::new(job(budget, JobState::Running), groups(), trials(), None).unwrap();
         (report.budget.least_score.unwrap() as f32, report.trials.iter().map(|t| t.within_budget).collect::<Vec<_>>())
     };
     assert_eq!(within("{max_drop: 0.01}"), (0.91, vec![true, false, true, true]));
@@ -248,7 +252,7 @@ fn pictures_are_xml_with_every_mark() {
 
 #[test]
 fn a_job_without_results_has_a_report() {
-    let empty = JobReport::new(job("{max_drop: 0.02}", JobState::Running), vec![], vec![]).unwrap();
+    let empty = JobReport::new(job("{max_drop: 0.02}", JobState::Running), vec![], vec![], None).unwrap();
     assert_eq!(empty.budget.least_score, None);
     assert!(text(Document::TrialsSvg, &empty).contains("no trial with a latency yet"));
     text(Document::GroupsSvg, &empty);
@@ -258,7 +262,8 @@ fn a_job_without_results_has_a_report() {
     for (trial, db) in trials.iter_mut().zip([f64::INFINITY, 12.0, 31.0, 30.0]) {
         (trial.metric, trial.score, trial.correct, trial.score_drop) = (Metric::Sqnr, db, None, None);
     }
-    let decibel = JobReport::new(job("{metric: sqnr, min_db: 30}", JobState::Succeeded), groups(), trials).unwrap();
+    let decibel =
+        JobReport::new(job("{metric: sqnr, min_db: 30}", JobState::Succeeded), groups(), trials, None).unwrap();
     assert_eq!(decibel.budget.least_score, Some(30.0));
     assert_eq!(decibel.trials.iter().map(|t| t.within_budget).collect::<Vec<_>>(), [true, false, true, true]);
     assert!(text(Document::TrialsSvg, &decibel).contains("budget: at least 30.00 dB"));
@@ -282,6 +287,6 @@ fn groups_are_a_table() {
 fn a_lock_that_cannot_be_read_is_named() {
     let mut job = job("{max_drop: 0.02}", JobState::Failed);
     job.lock = "{}".into();
-    let error = JobReport::new(job, vec![], vec![]).unwrap_err();
+    let error = JobReport::new(job, vec![], vec![], None).unwrap_err();
     assert_eq!(error.to_string(), "the lock of job `small` cannot be read");
 }

@@ -13,6 +13,9 @@ pub(super) struct Adaptive;
 
 impl Strategy for Adaptive {
     fn next(&self, history: &History<'_>) -> Option<Step> {
+        if history.is_enough() {
+            return None;
+        }
         let all = history.worst(history.ranking.len());
         let mut fp32 = Vec::new();
         // The last set on the way that was measured: its size and its drop.

@@ -6,6 +6,9 @@ pub(super) struct Bisect;
 
 impl Strategy for Bisect {
     fn next(&self, history: &History<'_>) -> Option<Step> {
+        if history.find(&[]).is_some_and(|all_int8| history.is_within(all_int8)) {
+            return None;
+        }
         let groups = history.ranking.len();
         let measured = |count: usize| history.find(&history.worst(count)).map(|trial| history.is_within(trial));
         let step = |count: usize| Some(Step::Measure(history.worst(count)));

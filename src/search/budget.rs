@@ -154,12 +154,14 @@ mod tests {
         // A trial that was stopped is outside, whatever its score.
         assert!(!budget.allows(&fp32.score, &evaluation(vec![true; 500]).score));
         // Exactly what is allowed is not outside; one more is.
-        let drop = |n: usize| -> Vec<bool> { (0..1000).map(|i| i >= n).collect() };
+        let drop = |n: usize| -> Vec<bool> { (0..1000).map(|i| i % 90 != 0 || i >= 90 * n).collect() };
         assert!(!budget.surely_outside(&fp32, &drop(10), 0.95) && budget.surely_outside(&fp32, &drop(11), 0.95));
         assert!(!Budget::MinDb(20.0).surely_outside(&fp32, &lost, 0.95));
         let relative = Budget::Drop { max_drop: 0.02, relative: DropKind::Relative };
         let half = evaluation((0..1000).map(|i| i % 2 == 0).collect());
-        let minus = |n: usize| -> Vec<bool> { (0..1000).map(|i| i % 2 == 0 && i >= 2 * n).collect() };
+        let minus = |n: usize| -> Vec<bool> {
+            (0..1000).map(|i| i % 2 == 0 && (i % 90 != 0 || i >= 90 * n)).collect()
+        };
         assert!(!relative.surely_outside(&half, &minus(10), 0.95) && relative.surely_outside(&half, &minus(11), 0.95));
     }
 }

@@ -6,6 +6,9 @@ pub(super) struct Greedy;
 
 impl Strategy for Greedy {
     fn next(&self, history: &History<'_>) -> Option<Step> {
+        if history.is_enough() {
+            return None;
+        }
         // With all of them it would be fp32 again.
         let chain = (1..history.ranking.len()).map(|count| history.worst(count));
         chain.into_iter().find(|fp32| history.find(fp32).is_none()).map(Step::Measure)

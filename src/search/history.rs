@@ -1,6 +1,6 @@
 //! The trials so far, as strategies look at them.
 
-use super::{Budget, Ranked, Trial};
+use super::{Budget, Ranked, Trial, Until};
 use crate::{graph::GroupId, sensitivity::Gain};
 
 /// What a strategy goes by.
@@ -16,6 +16,8 @@ pub struct History<'a> {
     pub trials: &'a [Trial],
     /// The gains that were asked for.
     pub ranked: &'a [Ranked],
+    /// When the search ends.
+    pub until: Until,
 }
 
 impl<'a> History<'a> {
@@ -37,6 +39,11 @@ impl<'a> History<'a> {
     /// The trial within the budget with the fewest groups in fp32, the first among equals.
     pub fn best(&self) -> Option<&'a Trial> {
         self.trials.iter().filter(|trial| self.is_within(trial)).min_by_key(|trial| trial.fp32_groups.len())
+    }
+
+    /// Whether a trial is within the budget and that is all that is wanted.
+    pub fn is_enough(&self) -> bool {
+        self.until == Until::Budget && self.best().is_some()
     }
 
     /// The `count` worst groups, in topological order.

@@ -12,8 +12,8 @@ pub enum Step {
     Rank(Vec<GroupId>),
 }
 
-/// A way to come to a qconfig within the budget: a pure function of what was measured. It is asked until a trial is
-/// within the budget, or beyond that when the job wants all; fp32 and all of the starting qconfig are measured before.
+/// A way to come to a qconfig within the budget: a pure function of what was measured. fp32 and all of the starting
+/// qconfig are measured before it is asked. When a trial [is enough](History::is_enough), it may still look closer.
 /// That more groups in fp32 are more accurate is a hope, never assumed.
 pub trait Strategy {
     /// The next step; `None` when there is nothing left to try.

@@ -14,7 +14,7 @@ use sqlx::{
 
 use super::{Clock, Store, StoreError};
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// File systems of other machines, whose locks and shared memory cannot be relied on.
 const NETWORK: [&str; 19] = [
