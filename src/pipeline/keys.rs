@@ -52,7 +52,7 @@ fn hash_network(hasher: &mut Sha256, opened: &Opened, converted: &Converted) {
     hasher.update(NUMERICS_VERSION.to_le_bytes());
     hasher.update(opened.model.digest);
     for quantization in &converted.quantization {
-        let Some(GroupQuantization { inputs, output, weight }) = quantization else {
+        let Some(GroupQuantization { inputs, output, weight, bias }) = quantization else {
             hasher.update([0]);
             continue;
         };
@@ -60,6 +60,9 @@ fn hash_network(hasher: &mut Sha256, opened: &Opened, converted: &Converted) {
         let (low, high) = weight.range();
         hasher.update(low.to_le_bytes());
         hasher.update(high.to_le_bytes());
+        // Its length tells it from the grids behind it.
+        hasher.update(bias.as_ref().map_or(0, |bias| bias.len() as u64).to_le_bytes());
+        bias.iter().flat_map(|bias| bias.iter()).for_each(|b| hasher.update(b.to_le_bytes()));
         for grid in inputs.iter().chain([output]) {
             hasher.update(grid.scale.to_le_bytes());
             hasher.update([grid.zero_point, grid.quant_min, grid.quant_max]);

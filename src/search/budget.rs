@@ -159,9 +159,7 @@ mod tests {
         assert!(!Budget::MinDb(20.0).surely_outside(&fp32, &lost, 0.95));
         let relative = Budget::Drop { max_drop: 0.02, relative: DropKind::Relative };
         let half = evaluation((0..1000).map(|i| i % 2 == 0).collect());
-        let minus = |n: usize| -> Vec<bool> {
-            (0..1000).map(|i| i % 2 == 0 && (i % 90 != 0 || i >= 90 * n)).collect()
-        };
+        let minus = |n: usize| -> Vec<bool> { (0..1000).map(|i| i % 2 == 0 && (i % 90 != 0 || i >= 90 * n)).collect() };
         assert!(!relative.surely_outside(&half, &minus(10), 0.95) && relative.surely_outside(&half, &minus(11), 0.95));
     }
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::graph::GroupId;
 
 /// Swaps that are tried from one start, at most.
-const SWAPS: usize = 6;
+const SWAPS: usize = 3;
 
 pub(super) struct Refine;
 

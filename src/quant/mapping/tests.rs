@@ -368,11 +368,13 @@ fn qconfig() -> impl Strategy<Value = Option<QConfig>> {
         },
     );
     let scheme = prop_oneof![Just(WeightScheme::PerTensorSymmetric), Just(WeightScheme::PerChannelSymmetric)];
-    let weight = (scheme, bound(), bound()).prop_map(|(qscheme, quant_min, quant_max)| WeightSpec {
+    let weight = (scheme, bound(), bound(), any::<bool>());
+    let weight = weight.prop_map(|(qscheme, quant_min, quant_max, bias_correction)| WeightSpec {
         dtype: WeightDtype::Qint8,
         qscheme,
         quant_min,
         quant_max,
+        bias_correction,
     });
     prop::option::of((activation, weight).prop_map(|(activation, weight)| QConfig { activation, weight }))
 }
