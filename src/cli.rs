@@ -10,6 +10,7 @@ mod jobs;
 mod logs;
 mod progress;
 mod query;
+mod replay;
 mod report;
 mod run;
 mod serve;
@@ -119,6 +120,7 @@ enum Command {
     Front(trials::FrontArgs),
     Query(query::QueryArgs),
     Report(report::ReportArgs),
+    Replay(replay::ReplayArgs),
 }
 
 /// A job that a command looks at.
@@ -178,6 +180,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Run(args) => return run::run(global, args, lines),
         Command::Submit(args) => return submit::run(global, args),
         Command::Watch(args) => return watch::run(global, args),
+        Command::Replay(args) => return replay::run(global, args),
         Command::Serve(args) => serve::run(global, args, lines),
         Command::Show(args) => show::run(global, args),
         Command::Cancel(args) => act::run_cancel(global, args),

@@ -4,6 +4,7 @@ mod bench;
 mod certify;
 mod facts;
 mod keys;
+mod replay;
 mod resolution;
 mod run;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 pub use certify::{Certificate, Certified, Finalist};
 pub use facts::{macs, model_facts, parameters};
+pub use replay::{Replay, replay};
 pub use resolution::Resolution;
 pub use run::{Opened, PipelineError, open, run};
 
@@ -135,6 +137,8 @@ pub enum Stage {
         /// Its number; 0 for fp32.
         trial: usize,
     },
+    /// Measuring a recorded trial again.
+    Replay,
     /// Taking latencies of a trial.
     Latency {
         /// Its number.

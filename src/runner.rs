@@ -18,7 +18,7 @@ use tokio::{
 pub use follow::{Follower, Update};
 pub use log::{GATHER, JobLines, JobLog, job_log};
 pub use owner::this_process;
-pub use worker::{Health, Prepared, Workshop, prepare, prepare_submitted, search};
+pub use worker::{Health, Prepared, Workshop, open_locked, prepare, prepare_submitted, search};
 
 use crate::{
     cancel::Cancel,
@@ -56,6 +56,8 @@ pub enum Exit {
     Interrupted,
     /// The job was cancelled.
     Cancelled,
+    /// A trial that was measured again is not as recorded.
+    Differs,
 }
 
 impl Exit {
@@ -65,7 +67,7 @@ impl Exit {
             Exit::Success => 0,
             Exit::NothingWithinBudget => 3,
             Exit::Interrupted => 75,
-            Exit::Cancelled => EXIT_FAILED,
+            Exit::Cancelled | Exit::Differs => EXIT_FAILED,
         }
     }
 }

@@ -138,7 +138,8 @@ impl Bench<'_> {
         Ok(self.pool.install(|| sensitivity::gains(self.calibrated, &base, samples, load, self.cancel))?)
     }
 
-    fn evaluate(
+    /// The metric over the search split, to the last sample or until `enough` are seen.
+    pub(super) fn evaluate(
         &self,
         plan: &Plan,
         reference: &mut Option<Vec<Vec<f32>>>,

@@ -14,7 +14,7 @@ use crate::{
     kernels::{KernelError, Kernels},
     onnx::{self, Model, OnnxError},
     pareto,
-    ptq::{self, CalibrationError, LoadSample},
+    ptq::{self, Calibrated, CalibrationError, LoadSample},
     quant::{MappingError, QConfig},
     search::{Finish, Key, Proposal, Ranked, Search, Trial},
     sensitivity::{self, Analysis, GroupSensitivity, SensitivityError},
@@ -193,21 +193,12 @@ pub fn run(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Outcome, PipelineError> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|source| PipelineError::Threads { threads, source })?;
+    let pool = pool(threads)?;
     let kernels = Kernels::detect()?;
-    let calibrate = SplitSamples { dataset: &opened.dataset, part: Part::Calibrate, order: None };
+    let calibrated = calibrate(opened, &pool, kernels, progress, cancel)?;
+    let calibrate = calibration(opened);
     let load = |index: usize| calibrate.load(index).map(|(x, _)| x);
     let advance = |done: u64| progress.advance(done, None);
-
-    let prepared = ptq::prepare(opened.model.graph.clone(), kernels);
-    progress.stage(Stage::Calibrate, Some(calibrate.len() as u64));
-    let calibrated = {
-        let _gate = Gate::compute(cancel)?;
-        pool.install(|| prepared.calibrate(calibrate.len(), &load, cancel, &advance))?
-    };
 
     let start = calibrated.convert(&opened.qconfigs);
     let samples = opened.spec.sensitivity.samples.min(calibrate.len());
@@ -242,6 +233,33 @@ pub fn run(
     let within_budget = chosen != 0;
     ledger.event("finished", &finish_text(finish))?;
     Ok(Outcome { trials, front, chosen, finish, within_budget, certificate })
+}
+
+/// Threads for everything but latencies.
+pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, PipelineError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|source| PipelineError::Threads { threads, source })
+}
+
+fn calibration(opened: &Opened) -> SplitSamples<'_> {
+    SplitSamples { dataset: &opened.dataset, part: Part::Calibrate, order: None }
+}
+
+/// Observes the fp32 network on the calibrate split.
+pub(super) fn calibrate(
+    opened: &Opened,
+    pool: &rayon::ThreadPool,
+    kernels: Kernels,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Calibrated, PipelineError> {
+    let calibrate = calibration(opened);
+    let load = |index: usize| calibrate.load(index).map(|(x, _)| x);
+    let prepared = ptq::prepare(opened.model.graph.clone(), kernels);
+    progress.stage(Stage::Calibrate, Some(calibrate.len() as u64));
+    let _gate = Gate::compute(cancel)?;
+    let observe = || prepared.calibrate(calibrate.len(), &load, cancel, &|done| progress.advance(done, None));
+    Ok(pool.install(observe)?)
 }
 
 /// Measures what the search proposes until it has ended.
