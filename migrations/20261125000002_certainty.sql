@@ -30,6 +30,16 @@ CREATE TABLE finalists (
         AND (lost IS NULL) = (total IS NULL))
 ) STRICT, WITHOUT ROWID;
 
+-- What each group takes in a run of one sample, in ns: medians, in all of the starting qconfig and in fp32. Measured for
+-- strategies that go by it, once, so that a search that continues proposes the same.
+CREATE TABLE group_times (
+    sensitivity_key TEXT    NOT NULL REFERENCES sensitivity_runs (key),
+    position        INTEGER NOT NULL CHECK (position >= 0),
+    int8_ns         REAL    NOT NULL CHECK (int8_ns >= 0),
+    fp32_ns         REAL    NOT NULL CHECK (fp32_ns >= 0),
+    PRIMARY KEY (sensitivity_key, position)
+) STRICT, WITHOUT ROWID;
+
 DROP VIEW front;
 DROP VIEW trial_summary;
 

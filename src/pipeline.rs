@@ -18,7 +18,7 @@ pub use run::{Opened, PipelineError, open, run};
 
 use crate::{
     quant::QConfigFile,
-    search::{DropInterval, Finish, Key, Trial},
+    search::{DropInterval, Finish, GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
 };
 
@@ -36,6 +36,18 @@ pub trait Ledger {
     /// # Errors
     /// Whatever keeps them from being recorded.
     fn record_sensitivities(&mut self, key: &Key, groups: &[GroupFacts]) -> Result<(), LedgerError>;
+
+    /// The times of groups recorded beside the sensitivities of this key.
+    ///
+    /// # Errors
+    /// Whatever keeps the record from being read.
+    fn group_times(&mut self, key: &Key) -> Result<Option<Vec<GroupTime>>, LedgerError>;
+
+    /// Records what each group of the model takes, in topological order, beside the sensitivities of this key.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being recorded.
+    fn record_group_times(&mut self, key: &Key, times: &[GroupTime]) -> Result<(), LedgerError>;
 
     /// The trial recorded under this key, by this job or another.
     ///
@@ -137,6 +149,8 @@ pub enum Stage {
         /// Its number; 0 for fp32.
         trial: usize,
     },
+    /// Measuring what each group takes.
+    Times,
     /// Measuring a recorded trial again.
     Replay,
     /// Taking latencies of a trial.

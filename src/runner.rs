@@ -27,7 +27,7 @@ use crate::{
     pareto,
     pipeline::{Certificate, GroupFacts, Ledger, LedgerError, Outcome, Progress, TrialFacts},
     report::{Document, JobReport, ReportError},
-    search::{Budget, Key, Trial},
+    search::{Budget, GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
     store::{BegunJob, ClaimedJob, JobEnd, JobProgress, LEASE, Store, StoreError, StoreLedger, Word, is_full},
 };
@@ -365,6 +365,14 @@ impl Ledger for Recorder {
 
     fn record_sensitivities(&mut self, key: &Key, groups: &[GroupFacts]) -> Result<(), LedgerError> {
         self.ledger.record_sensitivities(key, groups)
+    }
+
+    fn group_times(&mut self, key: &Key) -> Result<Option<Vec<GroupTime>>, LedgerError> {
+        self.ledger.group_times(key)
+    }
+
+    fn record_group_times(&mut self, key: &Key, times: &[GroupTime]) -> Result<(), LedgerError> {
+        self.ledger.record_group_times(key, times)
     }
 
     fn trial(&mut self, key: &Key) -> Result<Option<Trial>, LedgerError> {

@@ -8,6 +8,7 @@ mod bisect;
 mod budget;
 mod chain;
 mod history;
+mod latency_aware;
 mod refine;
 mod strategy;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::{
 
 pub use budget::{Budget, DropInterval, DropKind};
 pub use history::History;
+pub use latency_aware::{GroupTime, by_noise_for_time};
 pub use strategy::{Step, Strategy};
 
 /// Identity of what a trial measures, or of a sensitivity analysis: a SHA-256.
@@ -137,7 +139,8 @@ pub struct Ranked {
 /// A search: fp32, then all of the starting qconfig, then what the strategy tries; at last, what it found is refined.
 #[derive(Clone, Debug)]
 pub struct Search {
-    /// Groups that the starting qconfig quantizes, worst first.
+    /// Groups that the starting qconfig quantizes, in the order in which they are to go back to fp32: worst first, or for
+    /// `latency_aware` as [`by_noise_for_time`] has them.
     pub ranking: Vec<GroupId>,
     /// What the trials must reach.
     pub budget: Budget,
@@ -161,13 +164,15 @@ pub enum StrategyKind {
     /// The group that wins most under the present qconfig, measured again after each step; several at once far from the
     /// budget.
     Adaptive,
+    /// As `bisect`, on the groups by the noise that they cost for the time that int8 saves on them.
+    LatencyAware,
 }
 
 impl StrategyKind {
     fn strategy(self) -> &'static dyn Strategy {
         match self {
             StrategyKind::Greedy => &chain::Greedy,
-            StrategyKind::Bisect => &bisect::Bisect,
+            StrategyKind::Bisect | StrategyKind::LatencyAware => &bisect::Bisect,
             StrategyKind::Adaptive => &adaptive::Adaptive,
         }
     }

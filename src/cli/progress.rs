@@ -56,6 +56,7 @@ fn describe(stage: &Stage) -> String {
         Stage::Evaluate { trial: 0, .. } => "trial 0 (fp32): evaluating".to_owned(),
         Stage::Evaluate { trial, group: None } => format!("trial {trial}: evaluating"),
         Stage::Evaluate { trial, group: Some(group) } => format!("trial {trial} ({group} in fp32): evaluating"),
+        Stage::Times => "taking the times of groups".to_owned(),
         Stage::Replay => "measuring the trial again".to_owned(),
         Stage::Rank { groups } => format!("ranking again, {} in fp32", format::plural(*groups, "group")),
         Stage::Certify { trial: 0 } => "certifying: fp32".to_owned(),

@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use super::{
     Ledger, Opened, PipelineError, Progress, Stage, TrialFacts,
     keys::{stopped_key, trial_key},
+    run::pool,
 };
 use crate::{
     cancel::Cancel,
@@ -16,7 +17,7 @@ use crate::{
     kernels::Kernels,
     ptq::{Calibrated, Converted, LoadSample, SampleError},
     quant::{GroupParameters, QConfigFile},
-    search::{Budget, DropInterval, DropKind, Trial},
+    search::{Budget, DropInterval, DropKind, GroupTime, Key, Trial},
     sensitivity::{self, Gain},
 };
 
@@ -125,6 +126,35 @@ impl Bench<'_> {
         Ok(trial)
     }
 
+    /// What each group takes in all of the starting qconfig and in fp32, measured or found in the ledger. A step that does
+    /// an addition for a convolution counts for the convolution.
+    pub(super) fn group_times(
+        &self,
+        start: &Converted,
+        key: &Key,
+        ledger: &mut dyn Ledger,
+    ) -> Result<Vec<GroupTime>, PipelineError> {
+        if let Some(known) = ledger.group_times(key)? {
+            return Ok(known);
+        }
+        self.progress.stage(Stage::Times, None);
+        let (fp32, protocol) = (self.calibrated.engine().fp32_plan(), protocol(&self.opened.spec));
+        let x = self.latency_input(protocol)?;
+        let measure = || evaluate::step_times(&[&start.plan, &fp32], &x, protocol, self.cancel);
+        let pool = pool(protocol.threads)?;
+        let times = pool.install(measure)?;
+        let mut of_groups = vec![GroupTime { int8_ns: 0.0, fp32_ns: 0.0 }; self.opened.groups.len()];
+        for (index, (plan, times)) in [&start.plan, &fp32].into_iter().zip(&times).enumerate() {
+            for (step, ns) in plan.steps().iter().zip(times) {
+                let Some(id) = self.opened.groups.of_node(step.node) else { continue };
+                let time = &mut of_groups[id.0];
+                *(if index == 0 { &mut time.int8_ns } else { &mut time.fp32_ns }) += ns;
+            }
+        }
+        ledger.record_group_times(key, &of_groups)?;
+        Ok(of_groups)
+    }
+
     /// What each group that is still quantized wins when it is in fp32 beside `fp32`.
     pub(super) fn gains(
         &self,
@@ -169,11 +199,16 @@ impl Bench<'_> {
         Ok(self.pool.install(measure)?)
     }
 
-    fn latency(&self, candidate: &Plan, protocol: Protocol) -> Result<Option<Latency>, PipelineError> {
+    /// What latencies are taken on: the first sample that calibrates, repeated.
+    fn latency_input(&self, protocol: Protocol) -> Result<Tensor, PipelineError> {
         let sample = self.opened.dataset.load(Part::Calibrate, 0)?;
         let shape = [sample.height, sample.width, sample.channels];
         let several = sample.input.repeat(protocol.batch);
-        let x = input_tensor(several, protocol.batch, shape).map_err(LatencyError::from)?;
+        Ok(input_tensor(several, protocol.batch, shape).map_err(LatencyError::from)?)
+    }
+
+    fn latency(&self, candidate: &Plan, protocol: Protocol) -> Result<Option<Latency>, PipelineError> {
+        let x = self.latency_input(protocol)?;
         let fp32 = self.calibrated.engine().fp32_plan();
         Ok(evaluate::latency(candidate, &fp32, &x, self.kernels, protocol, self.cancel)?)
     }

@@ -16,7 +16,7 @@ use crate::{
     pareto,
     ptq::{self, Calibrated, CalibrationError, LoadSample},
     quant::{MappingError, QConfig},
-    search::{Finish, Key, Proposal, Ranked, Search, Trial},
+    search::{Finish, Key, Proposal, Ranked, Search, StrategyKind, Trial, by_noise_for_time},
     sensitivity::{self, Analysis, GroupSensitivity, SensitivityError},
 };
 
@@ -223,7 +223,11 @@ pub fn run(
 
     let order = permutation(opened.dataset.len(Part::Search), opened.spec.search.seed);
     let bench = Bench { opened, pool: &pool, kernels, calibrated: &calibrated, order: &order, progress, cancel };
-    let (trials, finish) = search(&bench, ranking, samples, &load, ledger)?;
+    let order = match opened.spec.search.strategy {
+        StrategyKind::LatencyAware => by_noise_for_time(&sensitivities, &bench.group_times(&start, &key, ledger)?),
+        StrategyKind::Greedy | StrategyKind::Bisect | StrategyKind::Adaptive => ranking,
+    };
+    let (trials, finish) = search(&bench, order, samples, &load, ledger)?;
     let budget = opened.spec.budget.budget();
     let front = pareto::front(&trials);
     let finalists = pareto::finalists(&trials, &budget);

@@ -6,7 +6,7 @@ use super::{JobId, Store, StoreError};
 use crate::{
     evaluate::Metric,
     pipeline::{Certificate, GroupFacts, Ledger, LedgerError, TrialFacts},
-    search::{Key, Trial},
+    search::{GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
 };
 
@@ -45,6 +45,14 @@ impl Ledger for StoreLedger {
             self.store.record_groups(key, groups).await?;
             self.store.use_sensitivities(self.job, key).await
         })
+    }
+
+    fn group_times(&mut self, key: &Key) -> Result<Option<Vec<GroupTime>>, LedgerError> {
+        self.wait(self.store.group_times(key))
+    }
+
+    fn record_group_times(&mut self, key: &Key, times: &[GroupTime]) -> Result<(), LedgerError> {
+        self.wait(self.store.record_group_times(key, times))
     }
 
     fn trial(&mut self, key: &Key) -> Result<Option<Trial>, LedgerError> {

@@ -243,6 +243,7 @@ impl Store {
             .fetch_one(&mut *connection)
             .await?;
         if used == 0 {
+            sqlx::query!("DELETE FROM group_times WHERE sensitivity_key = ?", key).execute(&mut *connection).await?;
             sqlx::query!("DELETE FROM groups WHERE sensitivity_key = ?", key).execute(&mut *connection).await?;
             sqlx::query!("DELETE FROM sensitivity_runs WHERE key = ?", key).execute(&mut *connection).await?;
         }

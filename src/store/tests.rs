@@ -13,7 +13,7 @@ use crate::{
     pareto,
     pipeline::{Certificate, Certified, Finalist, GroupFacts, Ledger, TrialFacts},
     quant::{Preset, QConfigFile, QConfigMapping},
-    search::{DropInterval, Finish, Key, Trial},
+    search::{DropInterval, Finish, GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
 };
 
@@ -237,6 +237,12 @@ fn the_ledger_keeps_sensitivities_by_key() {
     let found = ledger.sensitivities(&key).unwrap().unwrap();
     assert_eq!(found, groups.iter().filter_map(|g| g.sensitivity.clone()).collect::<Vec<_>>());
     assert_eq!(runtime.block_on(store.job_groups(job)).unwrap(), groups);
+    assert_eq!(ledger.group_times(&key).unwrap(), None);
+    let times = [(3.5, 10.0), (0.0, 0.0), (2.0, 1.0)].map(|(int8_ns, fp32_ns)| GroupTime { int8_ns, fp32_ns });
+    for _ in 0..2 {
+        ledger.record_group_times(&key, &times).unwrap();
+        assert_eq!(ledger.group_times(&key).unwrap(), Some(times.to_vec()));
+    }
     ledger.record_sensitivities(&Key([6; 32]), &[]).unwrap();
     assert_eq!(ledger.sensitivities(&Key([6; 32])).unwrap(), Some(vec![]));
     assert!(ledger.record_sensitivities(&Key([7; 32]), &groups[1..2]).is_err());
