@@ -110,15 +110,11 @@ fn bisect_needs_few_trials_for_a_long_chain() {
 
 #[test]
 fn bisect_looks_at_the_neighbour_of_the_last_that_failed() {
-    // Three are enough and four, and so is one, but not two: more groups are not always better.
-    let right = |fp32: &[GroupId]| if [3, 4, 8].contains(&fp32.len()) { 90 } else { 70 };
-    let (sets, _) = play(&search(StrategyKind::Bisect, 12, false), &right, &|_| 0.0);
+    // Nine are enough, ten are not, eleven and more are: more groups are not always better.
+    let right = |fp32: &[GroupId]| if fp32.len() == 9 || fp32.len() >= 11 { 90 } else { 70 };
+    let (sets, finish) = play(&search(StrategyKind::Bisect, 20, false), &right, &|_| 0.0);
     let sizes: Vec<usize> = sets[2..].iter().map(Vec::len).collect();
-    assert_eq!(sizes, [1, 2, 4, 3]);
-    let right = |fp32: &[GroupId]| if fp32.len() >= 6 || fp32.len() == 4 { 90 } else { 70 };
-    let (sets, _) = play(&search(StrategyKind::Bisect, 12, false), &right, &|_| 0.0);
-    let sizes: Vec<usize> = sets[2..].iter().map(Vec::len).collect();
-    assert_eq!(sizes, [1, 2, 4, 3]);
+    assert_eq!((&sizes[..], finish), (&[1, 2, 4, 8, 16, 12, 10, 11, 9][..], Finish::WithinBudget));
 }
 
 #[test]
