@@ -2,6 +2,7 @@
 
 mod act;
 mod bench;
+mod deployment;
 mod export;
 mod format;
 mod groups;
@@ -20,6 +21,7 @@ mod source;
 mod submit;
 mod trials;
 mod validate;
+mod verify;
 mod watch;
 
 use std::{
@@ -39,7 +41,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    job::JobError,
+    job::{self, JobError},
     pipeline::{Opened, PipelineError},
     runner::{self, EXIT_FAILED, Exit, JobLines},
     store::JobRow,
@@ -115,6 +117,7 @@ enum Command {
     Rm(act::RemoveArgs),
     Logs(logs::LogsArgs),
     Export(export::ExportArgs),
+    Verify(verify::VerifyArgs),
     Trials(trials::TrialsArgs),
     Groups(groups::GroupsArgs),
     Front(trials::FrontArgs),
@@ -146,6 +149,21 @@ struct JobFile {
     /// Set a value of the job, such as `budget.max_drop=0.02`; the value is YAML. May be given more than once
     #[arg(long = "set", value_name = "PATH=VALUE")]
     set: Vec<String>,
+
+    /// Start from this qconfig in place of the job's: a `*.qconfig.yaml` of a run, or a mapping
+    #[arg(long, value_name = "FILE.yaml")]
+    qconfig: Option<PathBuf>,
+}
+
+impl JobFile {
+    /// Reads and checks the job.
+    fn load(&self) -> Result<job::Job> {
+        let mut job = job::load(&self.path, &self.set)?;
+        if let Some(path) = &self.qconfig {
+            job.spec.qconfig = deployment::Qconfig::read(path)?.mapping();
+        }
+        Ok(job)
+    }
 }
 
 /// Whether a budget may be finer than the samples can tell.
@@ -188,6 +206,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Rm(args) => act::run_remove(global, args),
         Command::Logs(args) => logs::run(global, args),
         Command::Export(args) => export::run(global, args),
+        Command::Verify(args) => verify::run(global, args),
         Command::Validate(args) => validate::run(global, args),
         Command::Inspect(args) => inspect::run(global, args),
         Command::Bench(args) => bench::run(global, args),

@@ -191,9 +191,7 @@ impl Engine {
         let anchor = self.groups.get(group).anchor;
         self.weights.integer(self.graph.node(anchor), anchor, &q.weight, q.inputs.first()?.scale)
     }
-}
 
-impl Engine {
     /// Output channels of a group that has a weight.
     pub fn quantized_channels(&self, group: &Group) -> Option<usize> {
         weights::layer(self.graph.node(group.anchor)).map(|layer| layer.geometry.out_channels)

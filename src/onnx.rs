@@ -29,7 +29,9 @@ mod tests;
 
 use std::path::Path;
 
+pub(crate) use draft::Names;
 pub use error::{OnnxError, TensorError, UnsupportedOperator, UnsupportedOperators};
+pub(crate) use external::region;
 
 use crate::graph::Graph;
 
@@ -38,6 +40,9 @@ use crate::graph::Graph;
 pub struct Model {
     /// The network.
     pub graph: Graph,
+    /// For each node of the graph the file's nodes that it comes from, as indices: first the operator itself, then what
+    /// was folded into it, in order.
+    pub origins: Vec<Vec<usize>>,
     /// Version of the ONNX operator set it was written in.
     pub opset: i64,
     /// The tool that wrote the file, and its version; may be empty.

@@ -10,6 +10,7 @@ mod run;
 
 use serde::Serialize;
 
+pub use bench::SplitSamples;
 pub use certify::{Certificate, Certified, Finalist};
 pub use facts::{macs, model_facts, parameters};
 pub use replay::{Replay, replay};

@@ -306,13 +306,6 @@ impl Calibrated {
         self.convert(&qconfigs)
     }
 
-    /// As [`Calibrated::convert`] with one group alone in int8.
-    pub fn convert_alone(&self, qconfigs: &[Option<QConfig>], group: GroupId) -> Converted {
-        let mut alone = vec![None; qconfigs.len()];
-        alone[group.0] = qconfigs[group.0];
-        self.convert(&alone)
-    }
-
     fn corrected_bias(&self, id: GroupId, spec: &WeightSpec, input: Option<&Affine>) -> Option<Arc<[f32]>> {
         let group = self.engine.groups().get(id);
         let (scale, means) = (input?.scale, self.means[group.inputs.first()?.0].as_ref()?);

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Modules in order: each may use those before it, and itself.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 24] = [
     "cancel",
     "confidence",
     "graph",
@@ -13,6 +13,7 @@ const ORDER: [&str; 22] = [
     "sqnr",
     "engine",
     "ptq",
+    "export",
     "dataset",
     "evaluate",
     "sensitivity",
@@ -20,6 +21,7 @@ const ORDER: [&str; 22] = [
     "pareto",
     "job",
     "pipeline",
+    "verify",
     // The shell.
     "store",
     "output",

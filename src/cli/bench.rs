@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -13,7 +12,7 @@ use clap::Args;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
-use super::{Global, format, print, print_json};
+use super::{Global, deployment::Qconfig, format, print, print_json};
 use crate::{
     cancel::Cancel,
     engine::{Engine, Plan, input_tensor},
@@ -22,7 +21,7 @@ use crate::{
     kernels::{Kernels, Peak},
     onnx::{self, Model},
     ptq::{self, Calibrated, Converted},
-    quant::{Preset, QConfigFile, QConfigMapping},
+    quant::{Preset, QConfigMapping},
     search::Key,
 };
 
@@ -111,7 +110,7 @@ struct Compiled {
 fn compile(model: &Model, kernels: Kernels, qconfig: Option<&Path>) -> Result<Compiled> {
     let mapping = match qconfig {
         None => QConfigMapping::preset(Preset::default()),
-        Some(path) => match read(path)? {
+        Some(path) => match Qconfig::read(path)? {
             Qconfig::Mapping(mapping) => mapping,
             Qconfig::File(file) => {
                 if file.model_sha256 != Key(model.digest).to_string() {
@@ -145,23 +144,6 @@ fn timed(engine: &Engine, converted: Converted, start: Instant) -> Compiled {
     drop(engine.plan(&switched));
     let switch_ms = start.elapsed().as_secs_f64() * 1e3;
     Compiled { candidate: converted.plan, fp32, packing_ms, switch_ms }
-}
-
-/// What `--qconfig` can hold.
-enum Qconfig {
-    File(QConfigFile),
-    Mapping(QConfigMapping),
-}
-
-fn read(path: &Path) -> Result<Qconfig> {
-    let place = || path.display().to_string();
-    let text = fs::read_to_string(path).with_context(place)?;
-    let yaml: serde_yaml::Value = serde_yaml::from_str(&text).with_context(place)?;
-    let is_file = yaml.get("mapping").is_some() && yaml.get("groups").is_some();
-    Ok(match is_file {
-        true => Qconfig::File(serde_yaml::from_value(yaml).with_context(place)?),
-        false => Qconfig::Mapping(serde_yaml::from_value(yaml).with_context(place)?),
-    })
 }
 
 /// The network calibrated on made-up inputs, which is enough to know how fast it is.

@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     cancel::Cancel,
-    job,
     pipeline::{Certificate, Certified, Progress},
     report::FinalistReport,
     runner::{self, Exit, JobLines, Run},
@@ -44,7 +43,7 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(global: &Global, args: &RunArgs, lines: JobLines) -> Result<Exit> {
     let threads = args.threads.map_or_else(available_threads, usize::from);
-    let job = job::load(&args.job.path, &args.job.set)?;
+    let job = args.job.load()?;
     let prepared = runner::prepare(&job)?;
     let (metric, rank_by) = (job.spec.budget.metric, job.spec.sensitivity.rank_by);
     let terminal = Arc::new(Terminal::new(metric, rank_by, global.json));

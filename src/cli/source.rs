@@ -8,7 +8,6 @@ use anyhow::Result;
 
 use super::{Global, JobFile};
 use crate::{
-    job,
     pipeline::GroupFacts,
     report::{Document, JobReport},
     runner::{self, Follower, Update},
@@ -118,7 +117,7 @@ impl Local {
 
 impl Source for Local {
     fn submit(&self, file: &JobFile, options: &SubmitOptions) -> Result<(JobRow, bool)> {
-        let prepared = runner::prepare_submitted(&job::load(&file.path, &file.set)?)?;
+        let prepared = runner::prepare_submitted(&file.load()?)?;
         let submission = Submission {
             lock: prepared.lock,
             model: prepared.model,

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Global, JobFile, Strictness, format, inspect, print, print_json};
 use crate::{
     dataset::Part,
-    job, pipeline,
+    pipeline,
     search::{Budget, DropKind, StrategyKind},
 };
 
@@ -27,7 +27,7 @@ pub(super) struct ValidateArgs {
 }
 
 pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
-    let job = job::load(&args.job.path, &args.job.set)?;
+    let job = args.job.load()?;
     let opened = pipeline::open(&job)?;
     let resolution = args.strictness.check(&opened)?;
     let (spec, model, groups) = (&job.spec, opened.model(), opened.groups());

@@ -22,25 +22,27 @@ pub(super) struct Affine {
 
 /// Turns drafts into nodes: each [`Affine`] goes into the layer that writes its input, when nothing else
 /// reads that. What cannot be folded becomes a 1×1 depthwise convolution when it scales; when it only
-/// adds a constant it is an error.
+/// adds a constant it is an error. Gives with each node the file's nodes that it comes from.
 pub(super) fn fold(
     drafts: Vec<Draft>,
     values: &mut Vec<Value>,
     outputs: &[ValueId],
     names: &mut Names,
     budget: &Budget,
-) -> Result<Vec<Node>, OnnxError> {
+) -> Result<(Vec<Node>, Vec<Vec<usize>>), OnnxError> {
     let mut readers = vec![0usize; values.len()];
     for id in drafts.iter().flat_map(|draft| &draft.inputs).chain(outputs) {
         readers[id.0] += 1;
     }
     let mut producers = vec![None; values.len()];
     let mut nodes: Vec<Node> = Vec::with_capacity(drafts.len());
-    for Draft { name, op_type, op, inputs, output } in drafts {
+    let mut origins: Vec<Vec<usize>> = Vec::with_capacity(drafts.len());
+    for Draft { origin, name, op_type, op, inputs, output } in drafts {
         let affine = match op {
             Lowered::Op(op) => {
                 producers[output.0] = Some(nodes.len());
                 nodes.push(Node { name, op_type, op, inputs, output });
+                origins.push(vec![origin]);
                 continue;
             }
             Lowered::Affine(affine) => affine,
@@ -55,6 +57,7 @@ pub(super) fn fold(
             })?
         {
             nodes[producer].output = output;
+            origins[producer].push(origin);
             producers[output.0] = Some(producer);
             continue;
         }
@@ -69,6 +72,7 @@ pub(super) fn fold(
         let shape = values[input.0].shape.clone();
         if shape.len() == 3 {
             nodes.push(Node { name, op_type, op: conv, inputs, output });
+            origins.push(vec![origin]);
             continue;
         }
         // Features become a picture of one pixel and back.
@@ -82,12 +86,13 @@ pub(super) fn fold(
         let (before, after) = (stage("pixel"), stage("scaled"));
         let mut push = |name: String, op: Op, input: ValueId, output: ValueId| {
             nodes.push(Node { name, op_type: op_type.clone(), op, inputs: vec![input], output });
+            origins.push(vec![origin]);
         };
         push(names.node(&format!("{name}/before")), Op::Reshape, input, before);
         push(name.clone(), conv, before, after);
         push(names.node(&format!("{name}/after")), Op::Reshape, after, output);
     }
-    Ok(nodes)
+    Ok((nodes, origins))
 }
 
 /// Folds `affine` into a layer with weights; `false` when `op` has none.

@@ -17,6 +17,8 @@ pub(super) enum Lowered {
 /// A node whose final form is not yet known.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Draft {
+    /// Index of the file's node that it comes from.
+    pub(super) origin: usize,
     pub(super) name: String,
     pub(super) op_type: String,
     pub(super) op: Lowered,
@@ -25,7 +27,7 @@ pub(super) struct Draft {
 }
 
 /// Hands out names that no other node, or value, has.
-pub(super) struct Names {
+pub(crate) struct Names {
     nodes: Taken,
     values: Taken,
 }
@@ -37,17 +39,17 @@ struct Taken(HashMap<String, usize>);
 impl Names {
     /// Keeps clear of the names in the file. Those of nodes need not be unique there; the first to ask
     /// for one gets it.
-    pub(super) fn new<'a>(values: impl Iterator<Item = &'a str>) -> Names {
+    pub(crate) fn new<'a>(values: impl Iterator<Item = &'a str>) -> Names {
         Names { nodes: Taken(HashMap::new()), values: Taken(values.map(|name| (name.to_owned(), 2)).collect()) }
     }
 
     /// A name for a node: `wish`, or that with a number.
-    pub(super) fn node(&mut self, wish: &str) -> String {
+    pub(crate) fn node(&mut self, wish: &str) -> String {
         self.nodes.fresh(wish)
     }
 
     /// A name for a value that the file does not have.
-    pub(super) fn value(&mut self, wish: &str) -> String {
+    pub(crate) fn value(&mut self, wish: &str) -> String {
         self.values.fresh(wish)
     }
 }

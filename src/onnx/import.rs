@@ -61,9 +61,10 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxE
         slots,
     };
     walk.nodes(&order)?;
-    let graph = walk.finish()?;
+    let (graph, origins) = walk.finish()?;
     Ok(Model {
         graph,
+        origins,
         opset,
         producer: [proto.producer_name, proto.producer_version].join(" ").trim().to_owned(),
         ir_version: proto.ir_version,
@@ -131,7 +132,7 @@ impl<'a> Walk<'a> {
         for (&index, name) in order.iter().zip(own_names) {
             let node = &self.file.node[index];
             let outcome = match self.outcome(node) {
-                Ok(outcome) => self.accept(node, &name, outcome),
+                Ok(outcome) => self.accept(index, &name, outcome),
                 Err(refusal) => Err(refusal),
             };
             let Err(refusal) = outcome else { continue };
@@ -203,7 +204,9 @@ impl<'a> Walk<'a> {
     }
 
     /// Makes the values and drafts that an outcome asks for.
-    fn accept(&mut self, node: &NodeProto, name: &str, outcome: Outcome) -> Result<(), Refusal> {
+    fn accept(&mut self, origin: usize, name: &str, outcome: Outcome) -> Result<(), Refusal> {
+        let file = self.file;
+        let node = &file.node[origin];
         let Some(output) = node.output.first().filter(|output| !output.is_empty()) else {
             self.bind(node, Slot::Extra);
             return Ok(());
@@ -229,7 +232,8 @@ impl<'a> Walk<'a> {
                     let value = if at == last { output.clone() } else { self.names.value(&format!("{output}/{at}")) };
                     self.values.push(Value { name: value, shape });
                     let name = if at == 0 { name.to_owned() } else { self.names.node(&format!("{name}/{at}")) };
-                    self.drafts.push(Draft { name, op_type: node.op_type.clone(), op, inputs, output: id });
+                    let op_type = node.op_type.clone();
+                    self.drafts.push(Draft { origin, name, op_type, op, inputs, output: id });
                     inputs = vec![id];
                 }
                 Slot::Value(inputs[0])
@@ -260,13 +264,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Folds what is to be folded, drops what nothing reads, and closes the graph.
-    fn finish(self) -> Result<Graph, OnnxError> {
+    fn finish(self) -> Result<(Graph, Vec<Vec<usize>>), OnnxError> {
         let Walk { file, budget, mut names, slots, mut values, mut drafts, .. } = self;
         let outputs = outputs(file, &slots)?;
         // The slots share the weights; with them gone, folding can change weights in place.
         drop(slots);
         prune(&mut drafts, values.len(), &outputs);
-        let mut nodes = affine::fold(drafts, &mut values, &outputs, &mut names, budget)?;
+        let (mut nodes, origins) = affine::fold(drafts, &mut values, &outputs, &mut names, budget)?;
         let mut renamed = HashSet::new();
         for (id, output) in outputs.iter().zip(&file.output) {
             // An identity may stand between the last operator and the name that the world knows.
@@ -276,7 +280,7 @@ impl<'a> Walk<'a> {
         }
         let mut outputs = outputs;
         let values = compact(values, &mut nodes, &mut outputs);
-        Ok(Graph { name: file.name.clone(), values, nodes, input: INPUT, outputs })
+        Ok((Graph { name: file.name.clone(), values, nodes, input: INPUT, outputs }, origins))
     }
 }
 

@@ -22,11 +22,13 @@ use crate::{
 };
 
 /// One part of the data as the network reads it.
-pub(super) struct SplitSamples<'a> {
-    pub(super) dataset: &'a Dataset,
-    pub(super) part: Part,
+pub struct SplitSamples<'a> {
+    /// The data.
+    pub dataset: &'a Dataset,
+    /// Which part of it.
+    pub part: Part,
     /// Places in the part, in the order they are seen; `None` for its own order.
-    pub(super) order: Option<&'a [usize]>,
+    pub order: Option<&'a [usize]>,
 }
 
 impl SplitSamples<'_> {

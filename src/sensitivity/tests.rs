@@ -30,6 +30,13 @@ fn calibrated() -> (Calibrated, Vec<Option<QConfig>>) {
     (calibrated, qconfigs)
 }
 
+/// The network with one group alone in int8.
+fn alone(calibrated: &Calibrated, qconfigs: &[Option<QConfig>], group: GroupId) -> Plan {
+    let mut alone = vec![None; qconfigs.len()];
+    alone[group.0] = qconfigs[group.0];
+    calibrated.convert(&alone).plan
+}
+
 fn whole(plan: &Plan, x: &Tensor) -> Vec<f32> {
     flat(&plan.run(x, false).unwrap()).unwrap()
 }
@@ -83,7 +90,7 @@ fn an_analysis_gives_what_whole_runs_give() {
     let measured = analyze(&calibrated, analysis, &load, &Cancel::default(), &|_| ()).unwrap();
     assert_eq!(measured.len(), groups.len());
     for s in &measured {
-        let alone = calibrated.convert_alone(&qconfigs, s.group).plan;
+        let alone = alone(&calibrated, &qconfigs, s.group);
         let (mut output, mut local) = (Energies::default(), Energies::default());
         for seed in 0..3 {
             let x = picture(seed);
@@ -118,9 +125,9 @@ fn halving_ranks_the_worst_as_all_samples_do() {
     let (close, quick) = (ranked(RankBy::Output), ranked(RankBy::Local));
     let worst = rank(&close, RankBy::Output)[0];
     let mut energies = Energies::default();
-    let (fp32, alone) = (calibrated.engine().fp32_plan(), calibrated.convert_alone(&qconfigs, worst).plan);
+    let (fp32, worst_alone) = (calibrated.engine().fp32_plan(), alone(&calibrated, &qconfigs, worst));
     // The worst group has seen all samples that its rounds reach: 16.
-    (0..16).for_each(|i| energies.pool(Energies::of(&whole(&fp32, &picture(i)), &whole(&alone, &picture(i)))));
+    (0..16).for_each(|i| energies.pool(Energies::of(&whole(&fp32, &picture(i)), &whole(&worst_alone, &picture(i)))));
     let of = |all: &[GroupSensitivity]| all.iter().find(|s| s.group == worst).unwrap().clone();
     assert_eq!(of(&close).output, energies.sqnr());
     // Everything else is measured on all samples, whatever ranks.

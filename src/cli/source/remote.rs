@@ -13,7 +13,6 @@ use ureq::{Agent, Body, RequestBuilder, http::Response, typestate::WithoutBody};
 use super::{Act, LOG_PAGE, Source, SubmitOptions};
 use crate::{
     cli::JobFile,
-    job,
     pipeline::GroupFacts,
     report::Document,
     runner::Update,
@@ -122,7 +121,7 @@ impl Remote {
 
 impl Source for Remote {
     fn submit(&self, file: &JobFile, options: &SubmitOptions) -> Result<(JobRow, bool)> {
-        let loaded = job::load(&file.path, &file.set)?;
+        let loaded = file.load()?;
         let mut spec = loaded.spec.clone();
         for (_, path) in spec.files_mut() {
             *path = std::path::absolute(loaded.resolve(path))?;
