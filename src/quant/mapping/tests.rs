@@ -337,7 +337,8 @@ fn what_cannot_be_read_is_named() {
         ),
         (
             "'': {weight: {bits: 4}}",
-            "\"\": weight.bits: unknown field `bits`, expected one of `dtype`, `qscheme`, `quant_min`, `quant_max`",
+            "\"\": weight.bits: unknown field `bits`, expected one of `dtype`, `qscheme`, `quant_min`, `quant_max`, \
+             `bias_correction`",
         ),
         (
             "module_name_object_type_order: [[features, Conv, null]]",
