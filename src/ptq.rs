@@ -45,8 +45,11 @@ pub struct Calibrated {
     /// Affine parameters by value and spec: the histogram search is worth doing once.
     grids: Mutex<HashMap<(ValueId, ActivationSpec), Affine>>,
     /// Corrected biases by group, spec and scale of the input.
-    biases: Mutex<HashMap<(GroupId, WeightSpec, u32), Option<Arc<[f32]>>>>,
+    biases: Mutex<HashMap<BiasKey, Option<Arc<[f32]>>>>,
 }
+
+/// What a corrected bias follows from, besides the statistics.
+type BiasKey = (GroupId, WeightSpec, u32);
 
 /// A network in one qconfig, ready to run.
 #[derive(Clone, Debug)]

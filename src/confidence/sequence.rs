@@ -16,7 +16,7 @@ const HALVINGS: usize = 50;
 /// of the Royal Statistical Society B 86, 2024, section 5 for draws without replacement). If the mean of all is m, the
 /// next value has the mean m′ = (m·total − sum so far) / values left. Whoever bets a share c of a capital that it is
 /// larger has 1 − c + c·x/m′ times as much afterwards; that is fair if m is the mean, so the capital exceeds 1/α ever
-/// with probability at most α (Ville). The capital here is spread over [`STAKES`]. Each factor falls as m rises, hence
+/// with probability at most α (Ville). The capital here is spread over eight such shares. Each factor falls as m rises, hence
 /// what is rejected lies below one number, the lower bound; the upper bound is that of the mirrored values.
 #[derive(Clone, Debug)]
 pub struct MeanSequence {

@@ -36,7 +36,7 @@ impl Replay {
 /// is recorded.
 ///
 /// # Errors
-/// As for [`super::run`].
+/// As for [`run()`](super::run()).
 pub fn replay(
     opened: &Opened,
     threads: usize,

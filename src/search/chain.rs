@@ -10,7 +10,7 @@ impl Strategy for Greedy {
             return None;
         }
         // With all of them it would be fp32 again.
-        let chain = (1..history.ranking.len()).map(|count| history.worst(count));
-        chain.into_iter().find(|fp32| history.find(fp32).is_none()).map(Step::Measure)
+        let mut chain = (1..history.ranking.len()).map(|count| history.worst(count));
+        chain.find(|fp32| history.find(fp32).is_none()).map(Step::Measure)
     }
 }

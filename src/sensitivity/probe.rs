@@ -121,7 +121,7 @@ pub struct Gain {
 /// Unlike [`super::GroupSensitivity::output`], this counts how errors of several groups add up or cancel.
 ///
 /// # Errors
-/// As for [`super::analyze`].
+/// As for [`analyze()`](super::analyze()).
 pub fn gains(
     calibrated: &Calibrated,
     base: &[Option<QConfig>],
