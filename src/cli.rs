@@ -2,6 +2,7 @@
 
 mod act;
 mod bench;
+mod db;
 mod deployment;
 mod export;
 mod format;
@@ -9,6 +10,7 @@ mod groups;
 mod inspect;
 mod jobs;
 mod logs;
+mod merge;
 mod progress;
 mod query;
 mod replay;
@@ -123,6 +125,8 @@ enum Command {
     Front(trials::FrontArgs),
     Query(query::QueryArgs),
     Report(report::ReportArgs),
+    Db(db::DbArgs),
+    Merge(merge::MergeArgs),
     Replay(replay::ReplayArgs),
 }
 
@@ -216,6 +220,8 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Front(args) => trials::run_front(global, args),
         Command::Query(args) => query::run(global, args),
         Command::Report(args) => report::run(global, args),
+        Command::Db(args) => db::run(global, args),
+        Command::Merge(args) => merge::run(global, args),
     }
     .map(|()| Exit::Success)
 }

@@ -32,6 +32,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// What the relative paths of files that are read start from.
     pub folder: PathBuf,
+    /// Everything that is read must lie below this folder, where there is one.
+    pub root: Option<PathBuf>,
 }
 
 impl Job {

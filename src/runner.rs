@@ -5,6 +5,7 @@ mod follow;
 mod log;
 mod owner;
 mod progress;
+mod upkeep;
 mod worker;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use tokio::{
 pub use follow::{Follower, Update};
 pub use log::{GATHER, JobLines, JobLog, job_log};
 pub use owner::this_process;
+pub use upkeep::forget_old;
 pub use worker::{Health, Prepared, Workshop, open_locked, prepare, prepare_submitted, search};
 
 use crate::{

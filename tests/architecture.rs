@@ -35,7 +35,7 @@ const ORDER: [&str; 24] = [
 const SHELL: &str = "store";
 
 /// Crates that only the shell may use.
-const SHELL_CRATES: [&str; 8] = ["tokio", "sqlx", "axum", "utoipa", "ureq", "clap", "indicatif", "anyhow"];
+const SHELL_CRATES: [&str; 9] = ["tokio", "sqlx", "rusqlite", "axum", "utoipa", "ureq", "clap", "indicatif", "anyhow"];
 
 /// Crates that only the command line may use.
 const CLI_CRATES: [&str; 5] = ["clap", "indicatif", "anyhow", "comfy_table", "ureq"];

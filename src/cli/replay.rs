@@ -54,9 +54,10 @@ pub(super) fn run(global: &Global, args: &ReplayArgs) -> Result<Exit> {
         anyhow::Ok((job, recorded))
     })?;
     let lock: JobLock = serde_yaml::from_str(&job.lock).context("the lock of the job cannot be read")?;
-    let opened = runner::open_locked(&lock)?;
+    let cancel = Cancel::default();
+    let opened = runner::open_locked(&lock, &cancel)?;
     let terminal = Terminal::new(lock.job.budget.metric, lock.job.sensitivity.rank_by, global.json);
-    let replay = pipeline::replay(&opened, threads, &recorded, &terminal, &Cancel::default())?;
+    let replay = pipeline::replay(&opened, threads, &recorded, &terminal, &cancel)?;
     terminal.finish();
     let (then, now) = (recorded.evaluation.score.value(), replay.evaluation.score.value());
     let exit = if replay.agrees() { Exit::Success } else { Exit::Differs };

@@ -44,7 +44,7 @@ pub(super) struct RunArgs {
 pub(super) fn run(global: &Global, args: &RunArgs, lines: JobLines) -> Result<Exit> {
     let threads = args.threads.map_or_else(available_threads, usize::from);
     let job = args.job.load()?;
-    let prepared = runner::prepare(&job)?;
+    let prepared = runner::prepare(&job, &Cancel::default())?;
     let (metric, rank_by) = (job.spec.budget.metric, job.spec.sensitivity.rank_by);
     let terminal = Arc::new(Terminal::new(metric, rank_by, global.json));
     if let Some(resolution) = args.strictness.check(&prepared.opened)? {

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{Global, JobFile, Strictness, format, inspect, print, print_json};
 use crate::{
+    cancel::Cancel,
     dataset::Part,
     pipeline,
     search::{Budget, DropKind, StrategyKind},
@@ -28,7 +29,7 @@ pub(super) struct ValidateArgs {
 
 pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
     let job = args.job.load()?;
-    let opened = pipeline::open(&job)?;
+    let opened = pipeline::open(&job, &Cancel::default())?;
     let resolution = args.strictness.check(&opened)?;
     let (spec, model, groups) = (&job.spec, opened.model(), opened.groups());
     let samples = |part| opened.dataset().len(part);

@@ -40,7 +40,7 @@ pub enum PipelineError {
     Onnx(#[from] OnnxError),
     /// The data cannot be read.
     #[error(transparent)]
-    Dataset(#[from] DatasetError),
+    Dataset(DatasetError),
     /// The starting qconfig does not fit the model.
     #[error("qconfig: {0}")]
     Mapping(#[from] MappingError),
@@ -121,6 +121,7 @@ macro_rules! stage_error {
         }
     };
 }
+stage_error!(Dataset, DatasetError);
 stage_error!(Calibration, CalibrationError);
 stage_error!(Sensitivity, SensitivityError);
 stage_error!(Evaluate, EvaluateError);
@@ -129,10 +130,11 @@ stage_error!(Latency, LatencyError);
 /// Reads a job's model and data and checks that they, and the qconfig, fit together.
 ///
 /// # Errors
-/// The first thing that does not.
-pub fn open(job: &Job) -> Result<Opened, PipelineError> {
+/// The first thing that does not; [`PipelineError::Cancelled`] when it was asked to stop.
+pub fn open(job: &Job, cancel: &Cancel) -> Result<Opened, PipelineError> {
     let model = onnx::load(&job.resolve(&job.spec.model.onnx))?;
-    let dataset = Dataset::open(&job.spec.data, &job.folder)?;
+    cancel.check()?;
+    let dataset = Dataset::open(&job.spec.data, &job.folder, job.root.as_deref(), cancel)?;
     let [height, width, channels] = dataset.shape();
     let input = &model.graph.value(model.graph.input).shape;
     if input[..] != [channels, height, width] {
@@ -143,12 +145,13 @@ pub fn open(job: &Job) -> Result<Opened, PipelineError> {
     if qconfigs.iter().all(Option::is_none) {
         return Err(PipelineError::NothingToQuantize);
     }
-    let (calibrate_digest, search_digest) = (dataset.digest(Part::Calibrate)?, dataset.digest(Part::Search)?);
+    let digest = |part| dataset.digest(part, cancel);
+    let (calibrate_digest, search_digest) = (digest(Part::Calibrate)?, digest(Part::Search)?);
     let hashes = LockedHashes {
         model: Key(model.digest).to_string(),
         calibrate: Key(calibrate_digest).to_string(),
         search: Key(search_digest).to_string(),
-        certify: Key(dataset.digest(Part::Certify)?).to_string(),
+        certify: Key(digest(Part::Certify)?).to_string(),
     };
     let spec = job.spec.clone();
     Ok(Opened { spec, model, dataset, groups, qconfigs, hashes, search_digest, calibrate_digest })

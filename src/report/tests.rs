@@ -22,7 +22,7 @@ fn job(budget: &str, state: JobState) -> JobRow {
     );
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    let lock = JobLock::new(&Job { spec: parse(&text, &[]).unwrap(), folder: "/".into() }, sha256);
+    let lock = JobLock::new(&Job { spec: parse(&text, &[]).unwrap(), folder: "/".into(), root: None }, sha256);
     let done = state == JobState::Succeeded;
     JobRow {
         id: JobId(3),

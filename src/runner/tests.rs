@@ -21,7 +21,7 @@ fn lock(folder: &TempDir, max_drop: f64) -> JobLock {
     spec.output = Some(folder.path().join("out"));
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    JobLock::new(&Job { spec, folder: "/".into() }, sha256)
+    JobLock::new(&Job { spec, folder: "/".into(), root: None }, sha256)
 }
 
 /// The flow with made-up measurements in place of the engine: a group in fp32 wins ten samples of a hundred.

@@ -26,7 +26,7 @@ impl Clock for Ticks {
     }
 }
 
-fn clock() -> Arc<dyn Clock> {
+pub(super) fn clock() -> Arc<dyn Clock> {
     Arc::new(Ticks(AtomicI64::new(1_000_000)))
 }
 
@@ -43,7 +43,7 @@ pub(super) fn lock(name: &str, max_drop: f64) -> JobLock {
     let _: &DataSpec = &spec.data;
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    JobLock::new(&Job { spec, folder: "/".into() }, sha256)
+    JobLock::new(&Job { spec, folder: "/".into(), root: None }, sha256)
 }
 
 fn latency(candidate_ns: Vec<u64>, fp32_ns: Vec<u64>) -> Latency {
@@ -344,15 +344,48 @@ async fn queries_read_and_cannot_write() {
     let empty = Store::query(&path, "SELECT * FROM front", QueryLimits::NONE).await.unwrap();
     assert!(empty.rows.is_empty() && empty.columns.contains(&"on_front".to_owned()));
     let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
-    let limits = QueryLimits { rows: 3, bytes: 1000, time: std::time::Duration::from_millis(100) };
+    let time = std::time::Duration::from_millis(100);
+    let limits = QueryLimits { rows: 3, bytes: 1000, value: Some(1 << 20), time };
     let some = Store::query(&path, many, limits).await.unwrap();
     assert_eq!((some.rows.len(), some.truncated), (3, true));
     let endless = Store::query(&path, &format!("SELECT count(*) FROM ({many})"), limits).await.unwrap_err();
     assert_eq!(endless.to_string(), "the statement took longer than 0 s");
     let large = Store::query(&path, "SELECT zeroblob(1001)", limits).await.unwrap_err();
     assert_eq!(large.to_string(), "the result has more than 1000 bytes");
-    for sql in ["WITH a AS (SELECT 1) DELETE FROM jobs", "SELECT * FROM nowhere", "SELECT"] {
-        assert!(matches!(Store::query(&path, sql, QueryLimits::NONE).await, Err(StoreError::Refused(_))), "{sql}");
+    // A value that is made on the way takes as much memory as one in the result.
+    for sql in ["SELECT zeroblob(1 << 30)", "SELECT length(hex(randomblob(1 << 20)))"] {
+        let huge = Store::query(&path, sql, limits).await.unwrap_err();
+        assert_eq!(huge.to_string(), "string or blob too big", "{sql}");
+    }
+    for (sql, problem) in [
+        ("", "expected a SELECT statement, found nothing"),
+        ("-- nothing", "expected a SELECT statement, found nothing"),
+        ("SELECT 1; SELECT 2", "expected one statement, found more"),
+        ("SELECT 'a' ; DROP TABLE jobs", "expected one statement, found more"),
+        ("SELECT * FROM nowhere", "no such table: nowhere"),
+        ("SELECT", "incomplete input"),
+        ("(SELECT 1)", "near \"(\": syntax error"),
+        ("WITH a AS (SELECT 1) DELETE FROM jobs", "queries only read"),
+        ("DELETE FROM jobs", "queries only read"),
+        ("VACUUM INTO 'x'", "queries only read"),
+        ("ATTACH 'x' AS y", "queries only read"),
+        ("BEGIN IMMEDIATE", "queries only read"),
+        ("PRAGMA query_only = OFF", "queries only read"),
+        ("PRAGMA journal_mode = DELETE", "queries only read"),
+        ("CREATE TEMP TABLE t (a)", "queries only read"),
+    ] {
+        let refused = Store::query(&path, sql, QueryLimits::NONE).await;
+        let Err(StoreError::Refused(text)) = refused else { panic!("{sql}: {refused:?}") };
+        assert!(text.starts_with(problem), "{sql}: {text}");
+    }
+    for sql in [
+        "select 1;",
+        "  WITH a AS (SELECT 1) SELECT * FROM a ; -- done; really",
+        "/* a; b */ VALUES (';', 'it''s;')",
+        "EXPLAIN QUERY PLAN SELECT 1",
+        "SELECT name FROM pragma_table_info('jobs')",
+    ] {
+        Store::query(&path, sql, QueryLimits::NONE).await.unwrap();
     }
     assert_eq!(store.jobs(&JobFilter::default()).await.unwrap().len(), 1);
     // The views can be read by everyone, whatever they show.

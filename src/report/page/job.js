@@ -139,6 +139,12 @@ export class JobView {
       section("About this job", null, this.facts, this.links),
     );
     root.replaceChildren(this.head, this.body);
+    // Names are shorter where there is less room.
+    matchMedia("(max-width: 639px)").addEventListener("change", () => {
+      if (!this.report) return;
+      drawTrials(this);
+      drawGroups(this);
+    });
   }
 
   /** Shows this report; nothing happens when it is the one that is shown. */
