@@ -2,8 +2,11 @@
 
 use statrs::function::beta::beta_reg;
 
-/// Share of the allowed error that goes to the direction of the changes; the rest goes to how many there are.
+/// Shares of the allowed error that go to the direction of the changes, to how many there are at most, and to how many
+/// there are at least.
 const DIRECTION: f64 = 0.75;
+const AT_MOST: f64 = 0.2;
+const AT_LEAST: f64 = 0.05;
 
 /// Share of the allowed error that goes to fp32's own score, for a drop relative to it.
 const BASELINE: f64 = 0.125;
@@ -47,18 +50,18 @@ impl Pairs {
     ///
     /// The drop is ψ·(2q − 1), where ψ is how often an outcome changes and q the share of losses among the changes.
     /// How many of the samples change is binomial in ψ; given that number, how many of them are losses is binomial in
-    /// q, as in McNemar's exact test. Both get the exact bound of Clopper and Pearson (Biometrika 26, 1934), and the
-    /// chances that one of the two is wrong are added up (Bonferroni), so nothing is approximated.
+    /// q, as in McNemar's exact test. Each gets exact bounds of Clopper and Pearson (Biometrika 26, 1934): q from above,
+    /// ψ from above and from below, since which of these is needed depends on what was seen. The chances that one of the
+    /// three is wrong are added up (Bonferroni), so nothing is approximated.
     pub fn bound(&self, confidence: f64) -> f64 {
         let error = 1.0 - confidence;
         let changed = self.lost + self.won;
         let direction = 2.0 * upper(self.lost, changed, error * DIRECTION) - 1.0;
-        let rest = error * (1.0 - DIRECTION);
         // If losses are the smaller part, few changes are the worse case.
         let often = if direction > 0.0 {
-            upper(changed, self.total, rest)
+            upper(changed, self.total, error * AT_MOST)
         } else {
-            1.0 - upper(self.total - changed, self.total, rest)
+            1.0 - upper(self.total - changed, self.total, error * AT_LEAST)
         };
         often * direction
     }
@@ -150,8 +153,8 @@ mod tests {
 
     #[test]
     fn few_samples_resolve_little() {
-        // Without a change: (1 − p)ⁿ = 0.0125.
-        assert!((resolvable(872, 0.95, 0.0) - (1.0 - 0.0125_f64.powf(1.0 / 872.0))).abs() < 1e-12);
+        // Without a change: (1 − p)ⁿ = 0.01.
+        assert!((resolvable(872, 0.95, 0.0) - (1.0 - 0.01_f64.powf(1.0 / 872.0))).abs() < 1e-12);
         assert!(resolvable(872, 0.95, 0.05) > 0.012 && resolvable(872, 0.95, 0.05) < 0.02);
         assert!(resolvable(100_000, 0.95, 0.05) < 0.002);
         assert_eq!(resolvable(0, 0.95, 0.0), 1.0);
