@@ -5,7 +5,9 @@ mod format;
 mod groups;
 mod inspect;
 mod jobs;
+mod predict;
 mod progress;
+mod qconfig;
 mod query;
 mod report;
 mod run;
@@ -84,6 +86,7 @@ enum Command {
     Validate(validate::ValidateArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
+    Predict(predict::PredictArgs),
     Jobs(jobs::JobsArgs),
     Trials(trials::TrialsArgs),
     Groups(groups::GroupsArgs),
@@ -123,6 +126,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Validate(args) => validate::run(global, args),
         Command::Inspect(args) => inspect::run(global, args),
         Command::Bench(args) => bench::run(global, args),
+        Command::Predict(args) => predict::run(global, args),
         Command::Jobs(args) => jobs::run(global, args),
         Command::Trials(args) => trials::run(global, args),
         Command::Groups(args) => groups::run(global, args),

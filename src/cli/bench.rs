@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Instant,
 };
 
@@ -13,17 +11,19 @@ use clap::Args;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
-use super::{Global, format, print, print_json};
+use super::{
+    Global, format, print, print_json,
+    qconfig::{Qconfig, read, restore},
+};
 use crate::{
     cancel::Cancel,
     engine::{Engine, Plan, input_tensor},
     evaluate::{Fingerprint, Latency, Protocol, Quartiles, fingerprint, latency, step_times, throughput},
-    graph::{Graph, Groups, NodeId},
+    graph::{Graph, NodeId},
     kernels::{Kernels, Peak},
     onnx::{self, Model},
     ptq::{self, Calibrated, Converted},
-    quant::{Preset, QConfigFile, QConfigMapping},
-    search::Key,
+    quant::{Preset, QConfigMapping},
 };
 
 /// Measure how fast a model runs in int8 against fp32
@@ -114,15 +114,11 @@ fn compile(model: &Model, kernels: Kernels, qconfig: Option<&Path>) -> Result<Co
         Some(path) => match read(path)? {
             Qconfig::Mapping(mapping) => mapping,
             Qconfig::File(file) => {
-                if file.model_sha256 != Key(model.digest).to_string() {
-                    bail!("{}: this qconfig was measured on another model", path.display());
-                }
-                let graph = Arc::new(model.graph.clone());
-                let groups = Arc::new(Groups::of(&graph));
-                let engine = Engine::new(graph, groups, kernels);
+                let prepared = ptq::prepare(model.graph.clone(), kernels);
+                let engine = prepared.engine();
                 let start = Instant::now();
-                let restored = ptq::restore(&engine, &file).with_context(|| path.display().to_string())?;
-                return Ok(timed(&engine, restored, start));
+                let restored = restore(engine, model, &file, path)?;
+                return Ok(timed(engine, restored, start));
             }
         },
     };
@@ -145,23 +141,6 @@ fn timed(engine: &Engine, converted: Converted, start: Instant) -> Compiled {
     drop(engine.plan(&switched));
     let switch_ms = start.elapsed().as_secs_f64() * 1e3;
     Compiled { candidate: converted.plan, fp32, packing_ms, switch_ms }
-}
-
-/// What `--qconfig` can hold.
-enum Qconfig {
-    File(QConfigFile),
-    Mapping(QConfigMapping),
-}
-
-fn read(path: &Path) -> Result<Qconfig> {
-    let place = || path.display().to_string();
-    let text = fs::read_to_string(path).with_context(place)?;
-    let yaml: serde_yaml::Value = serde_yaml::from_str(&text).with_context(place)?;
-    let is_file = yaml.get("mapping").is_some() && yaml.get("groups").is_some();
-    Ok(match is_file {
-        true => Qconfig::File(serde_yaml::from_value(yaml).with_context(place)?),
-        false => Qconfig::Mapping(serde_yaml::from_value(yaml).with_context(place)?),
-    })
 }
 
 /// The network calibrated on made-up inputs, which is enough to know how fast it is.
