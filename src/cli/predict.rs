@@ -80,14 +80,19 @@ pub(super) fn run(global: &Global, args: &PredictArgs) -> Result<()> {
     print(&text)
 }
 
-/// The array as the model reads it.
+/// The array, which is as the file reads it, as the graph reads it.
 fn tensor(array: Array, model: &Model) -> Result<Tensor> {
     let Array { dims, data } = array;
     let shape = &model.graph.value(model.graph.input).shape;
-    if dims.first().is_none_or(|&batch| batch == 0) || dims.get(1..) != Some(shape) {
-        bail!("expected an array of batch×{}, found {}", inspect::shape(shape), inspect::shape(&dims));
+    let expected = match shape[..] {
+        [c, h, w] if model.channels_last => vec![h, w, c],
+        _ => shape.clone(),
+    };
+    if dims.first().is_none_or(|&batch| batch == 0) || dims.get(1..) != Some(&expected) {
+        bail!("expected an array of batch×{}, found {}", inspect::shape(&expected), inspect::shape(&dims));
     }
-    Ok(Tensor::from_vec(data, dims, &Device::Cpu)?)
+    let tensor = Tensor::from_vec(data, dims, &Device::Cpu)?;
+    Ok(if model.channels_last { tensor.permute((0, 3, 1, 2))? } else { tensor })
 }
 
 fn plan(model: &Model, args: &PredictArgs, x: &Tensor) -> Result<Plan> {
