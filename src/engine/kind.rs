@@ -176,7 +176,8 @@ impl Kind {
                         [first.elem_count() / features.max(1), 1, 1, features]
                     }
                 };
-                let call = |part| Call { kind: self, kernels, dims, parallel, part };
+                let batch = first.dim(0)?;
+                let call = |part| Call { kind: self, kernels, dims, batch, parallel, part };
                 match (self, inputs) {
                     (&Kind::ConcatFloat { axis, .. } | &Kind::ConcatInteger { axis, .. }, _) => {
                         // One call a value, each of which writes its share of every row.
@@ -203,8 +204,10 @@ impl Kind {
 struct Call<'a> {
     kind: &'a Kind,
     kernels: Kernels,
-    /// Batch, height, width and channels of the first input.
+    /// Batch, height, width and channels of the first input; of rows of features, how many there are.
     dims: [usize; 4],
+    /// Samples.
+    batch: usize,
     parallel: bool,
     part: Part,
 }
@@ -319,8 +322,8 @@ impl Call<'_> {
                     |a: &[f32], b: &[f32], out: Output<'_>, parallel| kernel(kernels, a, b, epilogue, out, parallel);
                 match per_channel {
                     None => run(a, b, out, self.parallel),
-                    Some(0) => per_channel_pair(b, a, out, n, |b, a, out| run(a, b, out, false)),
-                    Some(_) => per_channel_pair(a, b, out, n, |a, b, out| run(a, b, out, false)),
+                    Some(0) => per_channel_pair(b, a, out, self.batch, |b, a, out| run(a, b, out, false)),
+                    Some(_) => per_channel_pair(a, b, out, self.batch, |a, b, out| run(a, b, out, false)),
                 }
             }
             (
@@ -337,8 +340,8 @@ impl Call<'_> {
                 };
                 match per_channel {
                     None => run(x, y, out, self.parallel),
-                    Some(0) => per_channel_pair(y, x, out, n, |y, x, out| run(x, y, out, false)),
-                    Some(_) => per_channel_pair(x, y, out, n, |x, y, out| run(x, y, out, false)),
+                    Some(0) => per_channel_pair(y, x, out, self.batch, |y, x, out| run(x, y, out, false)),
+                    Some(_) => per_channel_pair(x, y, out, self.batch, |x, y, out| run(x, y, out, false)),
                 }
             }
             (&Kind::MapFloat { function, epilogue }, [Data::Float(x)], out) => {

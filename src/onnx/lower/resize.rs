@@ -108,7 +108,8 @@ fn taps(
             }
             "pytorch_half_pixel" if to > 1 => (x + 0.5) / scale - 0.5,
             "pytorch_half_pixel" => 0.0,
-            "align_corners" if to > 1 => x * (len as f64 - 1.0) / (to as f64 - 1.0),
+            // The size that the scale means, which may not be whole.
+            "align_corners" if to > 1 => x * (len as f64 - 1.0) / (len as f64 * scale - 1.0),
             "align_corners" => 0.0,
             "asymmetric" => x / scale,
             other => return Err(format!("coordinate_transformation_mode `{other}` is not supported").into()),
