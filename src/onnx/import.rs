@@ -20,7 +20,7 @@ use super::{
     input,
     lower::{Lowering, Outcome, Step, lowering},
     order,
-    proto::{GraphProto, ModelProto, NodeProto},
+    proto::{GraphProto, ModelProto, NodeProto, data_type},
     rewrite::{self, Rewrite},
     site::{Budget, Form, Input, Refusal, Site, Slot},
     tensor,
@@ -64,6 +64,7 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxE
         seen: HashSet::new(),
         arranged: HashMap::new(),
         rewrites: Vec::new(),
+        integers: if entry.integer { HashSet::from([entry.name]) } else { HashSet::new() },
         slots,
     };
     walk.nodes(&order)?;
@@ -131,6 +132,8 @@ struct Walk<'a> {
     /// Tensors that were brought into a form.
     arranged: HashMap<(ValueId, Axes, Form), View>,
     rewrites: Vec<Rewrite>,
+    /// Names of computed tensors that hold integers.
+    integers: HashSet<String>,
 }
 
 impl<'a> Walk<'a> {
@@ -194,7 +197,7 @@ impl<'a> Walk<'a> {
             return if supported { Ok(Outcome::Unknown) } else { Err(Refusal::Unsupported) };
         }
         if !computed && let Some(folding) = folding {
-            let site = Site::new(node, inputs.clone(), (self.opset, self.batch), self.budget, &self.values);
+            let site = Site::new(node, inputs.clone(), (self.opset, self.batch, false), self.budget, &self.values);
             // What depends on the batch may still be a constant for every sample.
             match folding(&site) {
                 Ok(Some(known)) => return Ok(Outcome::Known(known)),
@@ -206,6 +209,11 @@ impl<'a> Walk<'a> {
         self.lower(node, name, inputs, lowering.ok_or(Refusal::Unsupported)?)
     }
 
+    /// Whether a node reads computed integers.
+    fn has_integers(&self, node: &NodeProto) -> bool {
+        node.input.iter().any(|name| self.integers.contains(name))
+    }
+
     /// Lowers a node, and brings its inputs in order as it asks for.
     fn lower(
         &mut self,
@@ -215,8 +223,9 @@ impl<'a> Walk<'a> {
         lowering: Lowering,
     ) -> Result<Outcome, Refusal> {
         // Each input is brought in order once or twice; a limit keeps a mistake from being a loop without end.
+        let integer = self.has_integers(node);
         for _ in 0..4 * inputs.len() + 4 {
-            let site = Site::new(node, inputs.clone(), (self.opset, self.batch), self.budget, &self.values);
+            let site = Site::new(node, inputs.clone(), (self.opset, self.batch, integer), self.budget, &self.values);
             let outcome = lowering(&site);
             drop(site);
             let (index, slot) = match outcome {
@@ -284,6 +293,15 @@ impl<'a> Walk<'a> {
             one => vec![one],
         };
         self.bind(node, Slot::Extra);
+        let integer = match node.op_type.as_str() {
+            "Cast" => {
+                node.attributes().get("to").is_some_and(|to| data_type::INTS.iter().any(|&i| i64::from(i) == to.i))
+            }
+            _ => self.has_integers(node),
+        };
+        if integer {
+            self.integers.extend(node.output.iter().cloned());
+        }
         for (outcome, output) in outcomes.into_iter().zip(&node.output).filter(|(_, output)| !output.is_empty()) {
             let slot = match outcome {
                 Outcome::Unknown | Outcome::Several(_) => Slot::Unknown,

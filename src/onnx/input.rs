@@ -17,6 +17,10 @@ pub(super) struct Entry {
     pub(super) value: Value,
     /// How the file's tensor lies in it: pictures whose channels come last in the file have them first here.
     pub(super) axes: Axes,
+    /// Its name in the file.
+    pub(super) name: String,
+    /// Whether it holds integers in the file.
+    pub(super) integer: bool,
     /// The number that the file gives the batch, when it gives one. Any batch can be run all the same: a
     /// network exported for one picture at a time computes each picture alone.
     pub(super) batch: Option<i64>,
@@ -38,7 +42,10 @@ pub(super) fn entry(file: &GraphProto) -> Result<Entry, OnnxError> {
     }
     let (batch, shape) = typed(input).map_err(|reason| OnnxError::Model(format!("input `{}` {reason}", input.name)))?;
     let (shape, axes) = channels_first(shape, is_turned(file, &input.name));
-    Ok(Entry { value: Value { name: input.name.clone(), shape }, axes, batch })
+    let element = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()).map(|tensor| tensor.elem_type);
+    let integer = element.is_some_and(|element| data_type::INTS.contains(&element));
+    let name = input.name.clone();
+    Ok(Entry { value: Value { name: name.clone(), shape }, name, integer, axes, batch })
 }
 
 /// Pictures whose channels come last in the file have them first in the value: those that the file itself turns, and

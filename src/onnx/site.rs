@@ -91,6 +91,8 @@ pub(super) struct Site<'a> {
     pub(super) opset: i64,
     /// The number that the file gives the batch, when it gives one.
     pub(super) batch: Option<i64>,
+    /// Whether its computed inputs hold integers: some operators mean something else then.
+    pub(super) integer: bool,
     pub(super) budget: &'a Budget,
     values: &'a [Value],
     attributes: HashMap<&'a str, &'a AttributeProto>,
@@ -114,11 +116,11 @@ impl<'a> Site<'a> {
     pub(super) fn new(
         node: &'a NodeProto,
         inputs: Vec<Option<Input<'a>>>,
-        (opset, batch): (i64, Option<i64>),
+        (opset, batch, integer): (i64, Option<i64>, bool),
         budget: &'a Budget,
         values: &'a [Value],
     ) -> Site<'a> {
-        Site { node, inputs, opset, batch, budget, values, attributes: node.attributes() }
+        Site { node, inputs, opset, batch, integer, budget, values, attributes: node.attributes() }
     }
 
     fn input(&self, index: usize) -> Option<&Input<'a>> {

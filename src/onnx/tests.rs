@@ -7,3 +7,5 @@ mod folding;
 mod hostile;
 mod layers;
 mod operators;
+mod rewrites;
+mod views;

@@ -16,6 +16,13 @@ use crate::graph::{Binary, Function, Op};
 /// `Add`, `Sub`, `Mul` and `Div`: of two values, or of a value and a constant. A constant that is one number, or one a
 /// channel, goes into a layer with weights where it can.
 pub(super) fn arithmetic(site: &Site<'_>) -> Result<Outcome, Refusal> {
+    if site.integer && site.node.op_type == "Div" {
+        // The quotient of integers is whole.
+        let Aligned { inputs, shape, axes } = aligned(site, &[0, 1])?;
+        let whole = Step::new(Op::Map(Function::Truncate), shape.clone());
+        let steps = vec![Step::new(Op::Binary(Binary::Div), shape), whole];
+        return Ok(Outcome::Steps { inputs, steps, axes: Some(axes) });
+    }
     let constant = match (is_known(site, 0)?, is_known(site, 1)?) {
         (true, _) => 0,
         (_, true) => 1,
