@@ -1,6 +1,6 @@
-//! Convolutions and linear layers of MobileNetV2 and ResNet-50, on one thread, for every kernel of this CPU.
+//! Layers of MobileNetV2 and ResNet-50, on one thread, for every kernel of this CPU.
 //!
-//! Throughput is in multiply-accumulates: `Gelem/s` reads as GMAC/s. `cargo bench --bench kernels -- avx2` picks one
+//! Throughput of convolutions is in multiply-accumulates: `Gelem/s` reads as GMAC/s. `cargo bench --bench kernels -- avx2` picks one
 //! kernel; the reference kernel is slow and needs minutes.
 
 use std::{hint::black_box, time::Duration};
@@ -8,7 +8,9 @@ use std::{hint::black_box, time::Duration};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use qtuned::{
     graph::Window,
-    kernels::{FloatEpilogue, Geometry, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Pictures},
+    kernels::{
+        FloatEpilogue, Geometry, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Pictures, PoolWindow,
+    },
     quant::Affine,
 };
 
@@ -95,9 +97,61 @@ fn elementwise(criterion: &mut Criterion) {
                 kernels.add_integer((black_box(&q), grid), (black_box(&q), grid), grid, (0, 255), out, false);
             });
         });
+        let clip = FloatEpilogue { min: 0.0, max: f32::INFINITY, grid: None };
+        group.bench_function(format!("{} add fp32", kernels.name()), |bencher| {
+            bencher.iter(|| {
+                kernels.add_float(black_box(&x), black_box(&x), clip, Output::Float(black_box(&mut y)), false);
+            });
+        });
     }
     group.finish();
 }
 
-criterion_group!(benches, layers, elementwise);
+/// ResNet-50's pools; throughput in elements read.
+fn pools(criterion: &mut Criterion) {
+    let square =
+        |kernel, stride, pad| Window { kernel: [kernel; 2], stride: [stride; 2], dilation: [1, 1], pads: [pad; 4] };
+    let max = PoolWindow { window: square(3, 2, 1), dims: [1, 112, 112, 64] };
+    let average = PoolWindow { window: square(7, 1, 0), dims: [1, 7, 7, 2048] };
+    let q: Vec<u8> = (0..112 * 112 * 64).map(|i| (i * 37 % 256) as u8).collect();
+    let x: Vec<f32> = q.iter().map(|&q| f32::from(q) / 64.0 - 1.0).collect();
+    let (mut y, mut qy) = (vec![0.0f32; 56 * 56 * 64], vec![0u8; 56 * 56 * 64]);
+    let (read, written) = (7 * 7 * 2048, 2048);
+
+    let mut group = criterion.benchmark_group("max pool 3x3 112x112 64 stride 2");
+    group.throughput(Throughput::Elements(x.len() as u64));
+    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    for kernels in Kernels::available() {
+        group.bench_function(format!("{} fp32", kernels.name()), |bencher| {
+            bencher.iter(|| kernels.max_pool_float(black_box(&x), max, black_box(&mut y), false));
+        });
+        group.bench_function(format!("{} int8", kernels.name()), |bencher| {
+            bencher.iter(|| kernels.max_pool_integer(black_box(&q), max, black_box(&mut qy), false));
+        });
+    }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("average pool 7x7 2048");
+    group.throughput(Throughput::Elements(read as u64));
+    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    for kernels in Kernels::available() {
+        group.bench_function(format!("{} fp32", kernels.name()), |bencher| {
+            let y = &mut y[..written];
+            bencher.iter(|| {
+                let divide = |sum: f32, taps: usize| sum / taps as f32;
+                kernels.average_pool_float(black_box(&x[..read]), average, black_box(&mut *y), false, divide);
+            });
+        });
+        group.bench_function(format!("{} int8", kernels.name()), |bencher| {
+            let qy = &mut qy[..written];
+            bencher.iter(|| {
+                let divide = |sum: i32, taps: usize| (sum / taps as i32) as u8;
+                kernels.average_pool_integer((black_box(&q[..read]), 0), average, black_box(&mut *qy), false, divide);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, layers, elementwise, pools);
 criterion_main!(benches);

@@ -1219,9 +1219,10 @@ mod onnx {
     fn activation(name: &str, dimensions: &[usize]) -> ValueInfoProto {
         let mut dim = vec![dimension_proto::Value::DimParam("N".to_owned())];
         dim.extend(dimensions.iter().map(|&size| dimension_proto::Value::DimValue(size as i64)));
-        let dim = dim.into_iter().map(|value| DimensionProto { value: Some(value) }).collect();
+        let dim = dim.into_iter().map(|value| DimensionProto { value: Some(value), ..Default::default() }).collect();
         let tensor = TensorTypeProto { elem_type: data_type::FLOAT, shape: Some(TensorShapeProto { dim }) };
-        ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
+        let r#type = Some(TypeProto { tensor_type: Some(tensor), ..Default::default() });
+        ValueInfoProto { name: name.to_owned(), r#type, ..Default::default() }
     }
 }
 

@@ -1,35 +1,52 @@
 //! The command line: one file a command.
 
+mod act;
 mod bench;
+mod db;
+mod deployment;
+mod export;
 mod format;
 mod groups;
 mod inspect;
 mod jobs;
+mod logs;
+mod merge;
 mod predict;
 mod progress;
-mod qconfig;
 mod query;
 mod report;
 mod run;
+mod serve;
+mod show;
+mod signals;
+mod source;
+mod submit;
 mod trials;
 mod validate;
+mod verify;
+mod watch;
 
 use std::{
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
-    sync::Arc,
 };
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{
-    job::JobError,
+    job::{self, JobError},
     pipeline::PipelineError,
-    runner::{EXIT_FAILED, Exit},
-    store::{JobRow, Store, StoreError, SystemClock},
+    runner::{self, EXIT_FAILED, Exit, JobLines},
+    store::JobRow,
 };
 
 /// The exit code of a wrong command line or job.
@@ -40,13 +57,15 @@ Examples:
   qtuned validate job.yaml                         check a job and say what it will do
   qtuned run job.yaml                              search; the same command again continues after a stop
   qtuned run job.yaml --set budget.max_drop=0.02   change a value of the job for this run
+  qtuned serve                                     run the jobs of a queue
+  qtuned submit job.yaml --watch                   put a job in the queue and follow it
   qtuned trials                                    the trials of the latest job
   qtuned front mobilenet-v2 --json                 the front of a job by its name, as JSON
   qtuned query 'SELECT number, score, speed_up FROM trial_summary WHERE on_front'
 
 Exit codes:
   0   done; for run: a quantized qconfig is within the budget
-  1   failed
+  1   failed, or the job was cancelled
   2   wrong usage, or a job that is not valid
   3   no quantized qconfig is within the budget; fp32 is chosen
   75  interrupted; the same command continues";
@@ -71,6 +90,10 @@ struct Global {
     #[arg(long, global = true, value_name = "FILE", env = "QTUNED_DB", default_value = "qtuned.db")]
     db: PathBuf,
 
+    /// Ask a server in place of a database, such as http://127.0.0.1:7878. QTUNED_TOKEN is the token that it wants
+    #[arg(long, global = true, value_name = "URL", env = "QTUNED_SERVER")]
+    server: Option<String>,
+
     /// Print results as JSON
     #[arg(long, global = true)]
     json: bool,
@@ -87,12 +110,24 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
     Predict(predict::PredictArgs),
+    Serve(serve::ServeArgs),
+    Submit(submit::SubmitArgs),
     Jobs(jobs::JobsArgs),
+    Show(show::ShowArgs),
+    Watch(watch::WatchArgs),
+    Cancel(act::CancelArgs),
+    Retry(act::RetryArgs),
+    Rm(act::RemoveArgs),
+    Logs(logs::LogsArgs),
+    Export(export::ExportArgs),
+    Verify(verify::VerifyArgs),
     Trials(trials::TrialsArgs),
     Groups(groups::GroupsArgs),
     Front(trials::FrontArgs),
     Query(query::QueryArgs),
     Report(report::ReportArgs),
+    Db(db::DbArgs),
+    Merge(merge::MergeArgs),
 }
 
 /// A job that a command looks at.
@@ -100,6 +135,12 @@ enum Command {
 struct JobArg {
     /// Id or name of a job; the latest when none is given
     job: Option<String>,
+}
+
+impl JobArg {
+    fn name(&self) -> Option<&str> {
+        self.job.as_deref()
+    }
 }
 
 /// A job file, and values set over it.
@@ -112,6 +153,21 @@ struct JobFile {
     /// Set a value of the job, such as `budget.max_drop=0.02`; the value is YAML. May be given more than once
     #[arg(long = "set", value_name = "PATH=VALUE")]
     set: Vec<String>,
+
+    /// Start from this qconfig in place of the job's: a `*.qconfig.yaml` of a run, or a mapping
+    #[arg(long, value_name = "FILE.yaml")]
+    qconfig: Option<PathBuf>,
+}
+
+impl JobFile {
+    /// Reads and checks the job.
+    fn load(&self) -> Result<job::Job> {
+        let mut job = job::load(&self.path, &self.set)?;
+        if let Some(path) = &self.qconfig {
+            job.spec.qconfig = deployment::Qconfig::read(path)?.mapping();
+        }
+        Ok(job)
+    }
 }
 
 /// Carries out a command.
@@ -119,10 +175,20 @@ struct JobFile {
 /// # Errors
 /// Whatever keeps it from being carried out; [`exit`] turns it into a message and an exit code.
 pub fn run(cli: Cli) -> Result<Exit> {
-    start_log(cli.global.verbose);
     let global = &cli.global;
+    let lines = start_log(global.verbose, matches!(cli.command, Command::Serve(_)));
     match &cli.command {
-        Command::Run(args) => return run::run(global, args),
+        Command::Run(args) => return run::run(global, args, lines),
+        Command::Submit(args) => return submit::run(global, args),
+        Command::Watch(args) => return watch::run(global, args),
+        Command::Serve(args) => serve::run(global, args, lines),
+        Command::Show(args) => show::run(global, args),
+        Command::Cancel(args) => act::run_cancel(global, args),
+        Command::Retry(args) => act::run_retry(global, args),
+        Command::Rm(args) => act::run_remove(global, args),
+        Command::Logs(args) => logs::run(global, args),
+        Command::Export(args) => export::run(global, args),
+        Command::Verify(args) => verify::run(global, args),
         Command::Validate(args) => validate::run(global, args),
         Command::Inspect(args) => inspect::run(global, args),
         Command::Bench(args) => bench::run(global, args),
@@ -133,6 +199,8 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Front(args) => trials::run_front(global, args),
         Command::Query(args) => query::run(global, args),
         Command::Report(args) => report::run(global, args),
+        Command::Db(args) => db::run(global, args),
+        Command::Merge(args) => merge::run(global, args),
     }
     .map(|()| Exit::Success)
 }
@@ -163,16 +231,30 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref().is_some_and(broken))
 }
 
-fn start_log(verbose: u8) {
+/// Logs to stderr, for people on a terminal and as JSON elsewhere. What is logged while a job runs is also passed on.
+fn start_log(verbose: u8, serves: bool) -> JobLines {
     let level = match verbose {
-        0 => "warn",
-        1 => "qtuned=info,warn",
+        0 if !serves => "warn",
+        0 | 1 => "qtuned=info,warn",
         _ => "trace",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("QTUNED_LOG").unwrap_or_else(|_| level.into());
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (job_log, lines) = runner::job_log();
+    let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = match io::stderr().is_terminal() {
+        true => layer.with_ansi(colours).with_filter(filter).boxed(),
+        false => layer.json().with_filter(filter).boxed(),
+    };
+    let ours = Targets::new().with_target("qtuned", LevelFilter::INFO);
     // An error means that a log was started before, which only tests do.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).try_init();
+    let _ = tracing_subscriber::registry().with(layer).with(job_log.with_filter(ours)).try_init();
+    lines
+}
+
+/// The CPUs that this process may use.
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Writes to stdout whole, so that a closed pipe is an error and no panic.
@@ -187,21 +269,7 @@ fn print_json<T: Serialize>(value: &T) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
-/// Runs `work` on the database, opened for reading.
-fn with_store<T, F: Future<Output = Result<T, StoreError>>>(
-    global: &Global,
-    work: impl FnOnce(Store) -> F,
-) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(async {
-        let store = Store::open_existing(&global.db, Arc::new(SystemClock)).await?;
-        let done = work(store.clone()).await;
-        store.close().await;
-        done
-    })?)
-}
-
 /// A job's heading above a table.
 fn heading(job: &JobRow) -> String {
-    format!("job {}: {} ({})\n", job.id, job.name, format::state(job.state))
+    format!("job {}: {} ({})\n", job.id, job.name, job.state)
 }

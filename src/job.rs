@@ -15,14 +15,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dataset::DataSpec,
+    dataset::{DataSpec, Source, SplitSpec},
     evaluate::Metric,
     quant::QConfigMapping,
     search::{Budget, DropKind, Limits, Until},
     sensitivity::RankBy,
 };
 
-pub use load::{JobError, load, parse};
+pub use load::{JobError, Place, load, parse};
 pub use lock::{JobLock, LockedHashes};
 
 /// A job that was read and checked.
@@ -32,6 +32,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// What the relative paths of files that are read start from.
     pub folder: PathBuf,
+    /// Everything that is read must lie below this folder, where there is one.
+    pub root: Option<PathBuf>,
 }
 
 impl Job {
@@ -176,6 +178,26 @@ impl Default for SearchSpec {
 impl Default for LatencySpec {
     fn default() -> Self {
         LatencySpec { batch: 1, threads: 1, warmup: 10, runs: 50 }
+    }
+}
+
+impl JobSpec {
+    /// Every file or folder that the job reads, with its place in the job.
+    pub fn files_mut(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
+        let mut files = vec![("model.onnx", &mut self.model.onnx)];
+        for (place, source) in std::iter::once(("data.images", &mut self.data.images))
+            .chain(self.data.calibration_images.as_mut().map(|source| ("data.calibration_images", source)))
+        {
+            match source {
+                Source::Csv(path) | Source::ImageFolder(path) => files.push((place, path)),
+                Source::Idx(idx) => files.extend([(place, &mut idx.images), (place, &mut idx.labels)]),
+                Source::Npz(npz) => files.push((place, &mut npz.file)),
+            }
+        }
+        if let SplitSpec::File(path) = &mut self.data.split {
+            files.push(("data.split.file", path));
+        }
+        files
     }
 }
 

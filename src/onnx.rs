@@ -7,8 +7,8 @@
 //!                     └─ lower (some input computed) ──> drafts ── rewrite, affine ──> graph
 //! ```
 //!
-//! On the way a tensor of the file is a [`view`] of a value: transposes, squeezes and the like only change how it is
-//! read, and [`arrange`] moves elements where an operator needs them in order.
+//! On the way a tensor of the file is a view of a value: transposes, squeezes and the like only change how it is
+//! read, and `arrange` moves elements where an operator needs them in order.
 //!
 //! Everything a file says is a claim. Sizes are compared with the data before memory is taken, work and
 //! memory stay within a small multiple of the file, nothing recurses, and what is wrong or not supported
@@ -23,6 +23,7 @@ mod external;
 mod fold;
 mod import;
 mod input;
+mod locations;
 mod lower;
 mod order;
 pub mod proto;
@@ -35,7 +36,10 @@ mod view;
 
 use std::path::Path;
 
+pub(crate) use draft::Names;
 pub use error::{OnnxError, TensorError, UnsupportedOperator, UnsupportedOperators};
+pub(crate) use external::region;
+pub use locations::external_files;
 pub use rewrite::Rewrite;
 
 use crate::graph::Graph;
@@ -50,6 +54,9 @@ pub struct Model {
     /// Whether the file's input is `[batch, height, width, channels]`. The graph reads `[batch, channels, height,
     /// width]` all the same.
     pub channels_last: bool,
+    /// For each node of the graph the file's nodes that it comes from, as indices: first the operator itself, then what
+    /// was folded into it, in order. None where it is no node of the file: what was written in several operators.
+    pub origins: Vec<Vec<usize>>,
     /// Version of the ONNX operator set it was written in.
     pub opset: i64,
     /// The tool that wrote the file, and its version; may be empty.

@@ -15,6 +15,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use serde_json::{Map, Value, json};
@@ -148,7 +149,9 @@ fn format_error(
 /// Whatever keeps it from being written.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let ordinal = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let beside = path.with_file_name(format!(".{name}.{}-{ordinal}", std::process::id()));
     let written = || {
         let mut file = File::create(&beside)?;
         file.write_all(bytes)?;

@@ -1,10 +1,12 @@
 //! The whole flow of a job, from a model to its chosen qconfig, and the ports through which its facts leave.
 
+mod facts;
 mod run;
 
 use serde::Serialize;
 
-pub use run::{Opened, PipelineError, open, run};
+pub use facts::{macs, model_facts, parameters};
+pub use run::{Opened, PipelineError, SplitSamples, open, run};
 
 use crate::{
     quant::QConfigFile,

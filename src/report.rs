@@ -12,20 +12,22 @@ mod svg;
 use std::path::Path;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
-    job::{BudgetSpec, JobLock},
+    evaluate::Metric,
+    job::JobLock,
     pipeline::GroupFacts,
-    quant::Precision,
+    search::DropKind,
     sensitivity::RankBy,
-    store::{JobRow, Store, StoreError, TrialSummary, json_number},
+    store::{GroupRow, JobRow, Store, StoreError, TrialSummary},
 };
 
 pub use document::Document;
 pub use svg::DrawError;
 
 /// A job with its trials and groups, and what is derived from them.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct JobReport {
     /// Version of qtuned that made the report.
     pub qtuned: &'static str,
@@ -35,56 +37,36 @@ pub struct JobReport {
     pub model: String,
     /// What must be kept.
     pub budget: BudgetReport,
-    /// Which SQNR ranked the groups.
+    /// Which SQNR ranked the groups: `weight`, `local`, `accumulated` or `output`.
+    #[schema(value_type = String)]
     pub rank_by: RankBy,
     /// The groups of its model, in topological order; none before the sensitivity analysis.
-    pub groups: Vec<GroupReport>,
+    pub groups: Vec<GroupRow>,
     /// Its trials, in order.
     pub trials: Vec<TrialReport>,
 }
 
 /// The budget of a job, and what it means for its scores.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct BudgetReport {
-    /// As the job says it.
-    #[serde(flatten)]
-    pub spec: BudgetSpec,
-    /// The score that a trial must reach; `None` before fp32 is measured.
+    /// What is measured: `top1`, `top5`, `agreement` or `sqnr`.
+    #[schema(value_type = String)]
+    pub metric: Metric,
+    /// Largest drop from fp32, a fraction; `null` for the metric sqnr.
+    pub max_drop: Option<f64>,
+    /// What the drop is a fraction of: `absolute` of all samples, `relative` of fp32's score.
+    #[schema(value_type = String)]
+    pub drop: DropKind,
+    /// Least SQNR of the output, in dB; `null` for other metrics.
+    pub min_db: Option<f64>,
+    /// Confidence of the intervals.
+    pub confidence: f64,
+    /// The score that a trial must reach; `null` before fp32 is measured.
     pub least_score: Option<f64>,
 }
 
-/// A group and what it loses in int8.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct GroupReport {
-    /// Stable id.
-    pub id: String,
-    /// Operator.
-    pub object_type: String,
-    /// Multiply-accumulates for one sample.
-    pub macs: u64,
-    /// Weights and biases.
-    pub parameters: u64,
-    /// SQNR of the weight, in dB; `None` for a group without one.
-    pub weight_db: Option<Decibel>,
-    /// SQNR of the output when fed the fp32 input. This and the next are `None` for a group that the starting qconfig
-    /// leaves in fp32.
-    pub local_db: Option<Decibel>,
-    /// SQNR of the output in the network with every group quantized.
-    pub accumulated_db: Option<Decibel>,
-    /// SQNR of the network's output with this group alone quantized.
-    pub output_db: Option<Decibel>,
-    /// Smallest and largest element of its output in calibration.
-    pub range: Option<[f32; 2]>,
-    /// How it runs in the chosen qconfig; `None` before one is chosen.
-    pub chosen: Option<Precision>,
-}
-
-/// A ratio in dB. In JSON a number, or the text `inf` where nothing is lost.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize)]
-pub struct Decibel(#[serde(serialize_with = "json_number")] pub f64);
-
 /// A trial with what the pictures say of it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct TrialReport {
     /// The trial.
     #[serde(flatten)]
@@ -138,12 +120,13 @@ impl JobReport {
     pub fn new(job: JobRow, groups: Vec<GroupFacts>, trials: Vec<TrialSummary>) -> Result<JobReport, ReportError> {
         let unreadable = |e: serde_yaml::Error| ReportError::Lock { job: job.name.clone(), source: Box::new(e) };
         let lock: JobLock = serde_yaml::from_str(&job.lock).map_err(unreadable)?;
-        let budget = lock.job.budget.budget();
+        let spec = lock.job.budget;
+        let budget = spec.budget();
         let baseline = trials.first().map(TrialSummary::measured);
         let chosen = trials.iter().find(|trial| trial.chosen);
-        let groups = groups.into_iter().map(|group| GroupReport::new(group, chosen)).collect();
+        let groups = groups.iter().map(|group| GroupRow::new(group, chosen)).collect();
         let trial = |summary: TrialSummary| TrialReport {
-            interval: summary.measured().interval(lock.job.budget.confidence).map(|(low, high)| [low, high]),
+            interval: summary.measured().interval(spec.confidence).map(|(low, high)| [low, high]),
             within_budget: baseline.is_some_and(|baseline| budget.allows(&baseline, &summary.measured())),
             summary,
         };
@@ -153,46 +136,19 @@ impl JobReport {
         Ok(JobReport {
             qtuned: env!("CARGO_PKG_VERSION"),
             model: file_name(&lock.job.model.onnx),
-            budget: BudgetReport { spec: lock.job.budget, least_score },
+            budget: BudgetReport {
+                metric: spec.metric,
+                max_drop: spec.max_drop,
+                drop: spec.drop,
+                min_db: spec.min_db,
+                confidence: spec.confidence,
+                least_score,
+            },
             rank_by: lock.job.sensitivity.rank_by,
             job,
             groups,
             trials,
         })
-    }
-}
-
-impl GroupReport {
-    /// A group, and how it runs in the chosen trial.
-    pub fn new(facts: GroupFacts, chosen: Option<&TrialSummary>) -> GroupReport {
-        let s = facts.sensitivity.as_ref();
-        let precision = |trial: &TrialSummary| match s.is_none() || trial.fp32_groups.contains(&facts.id) {
-            true => Precision::Fp32,
-            false => Precision::Int8,
-        };
-        GroupReport {
-            chosen: chosen.map(precision),
-            object_type: facts.object_type,
-            macs: facts.macs,
-            parameters: facts.parameters,
-            weight_db: s.and_then(|s| s.weight).map(Decibel),
-            local_db: s.map(|s| Decibel(s.local)),
-            accumulated_db: s.map(|s| Decibel(s.accumulated)),
-            output_db: s.map(|s| Decibel(s.output)),
-            range: s.map(|s| [s.range.0, s.range.1]),
-            id: facts.id,
-        }
-    }
-
-    /// One of its SQNRs.
-    pub fn decibel(&self, kind: RankBy) -> Option<f64> {
-        let decibel = match kind {
-            RankBy::Weight => self.weight_db,
-            RankBy::Local => self.local_db,
-            RankBy::Accumulated => self.accumulated_db,
-            RankBy::Output => self.output_db,
-        };
-        decibel.map(|Decibel(value)| value)
     }
 }
 

@@ -9,21 +9,32 @@
 //! database has a rollback journal instead, and one process holds it locked while it has it open.
 
 mod connect;
+mod events;
 mod groups;
 mod jobs;
+mod json_number;
 mod ledger;
+mod life;
+mod merge;
 mod query;
+mod queue;
 mod rows;
 mod trials;
+mod upkeep;
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use sqlx::SqlitePool;
 
-pub use jobs::{BegunJob, JobEnd, JobId, JobRow, JobState};
+pub use events::{JobEvent, LogLine};
+pub use groups::GroupRow;
+pub use jobs::{Counts, JobDetail, JobFilter, JobId, JobProgress, JobRow, JobState};
+pub use json_number::JsonNumber;
 pub use ledger::StoreLedger;
-pub(crate) use query::json_number;
-pub use query::{Cell, Rows};
+pub use life::{JobEnd, Word};
+pub use merge::Merged;
+pub use query::{Cell, QueryLimits, Rows};
+pub use queue::{BegunJob, ClaimedJob, LEASE, Submission, Submitted};
 pub use trials::TrialSummary;
 
 /// Where times come from: milliseconds since 1970-01-01 UTC.
@@ -115,9 +126,69 @@ pub enum StoreError {
     /// There are no jobs yet.
     #[error("there are no jobs in the database yet")]
     NoJobs,
+    /// Another process has the job.
+    #[error("job {id} is being run by another process; `qtuned watch {id}` follows it")]
+    Running {
+        /// The job.
+        id: JobId,
+        /// The process.
+        owner: String,
+    },
+    /// The process that wrote had lost the job.
+    #[error("job {id} was taken over by another process, or removed")]
+    Lost {
+        /// The job.
+        id: JobId,
+    },
+    /// Something that cannot be done to a job in this state.
+    #[error("job {id} is {state} and cannot {what}")]
+    WrongState {
+        /// The job.
+        id: JobId,
+        /// Where it is.
+        state: JobState,
+        /// What was asked.
+        what: &'static str,
+    },
+    /// A request's name that was used for something else.
+    #[error("this idempotency key was used for another job, {id}")]
+    KeyReused {
+        /// The job that it was used for.
+        id: JobId,
+    },
+    /// A trial whose qconfig was not kept whole.
+    #[error("job {id} has no qconfig file of trial {trial}")]
+    NoQConfig {
+        /// The job.
+        id: JobId,
+        /// The trial.
+        trial: usize,
+    },
+    /// A copy of the database cannot be written.
+    #[error("{}: failed to write the copy", path.display())]
+    Copy {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A statement of the user's that is refused.
     #[error("{0}")]
     Refused(String),
+}
+
+/// Whether an error comes from a disk that is full.
+pub fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    /// SQLITE_FULL.
+    const FULL: &str = "13";
+    let full = |error: &(dyn std::error::Error + 'static)| {
+        let sql = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+        let io = error.downcast_ref::<std::io::Error>();
+        sql.is_some_and(|e| e.code().as_deref() == Some(FULL))
+            || io.is_some_and(|e| matches!(e.kind(), StorageFull | QuotaExceeded))
+    };
+    std::iter::successors(Some(error), |error| error.source()).any(full)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Modules in order: each may use those before it, and itself.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 23] = [
     "cancel",
     "graph",
     "onnx",
@@ -12,6 +12,7 @@ const ORDER: [&str; 21] = [
     "sqnr",
     "engine",
     "ptq",
+    "export",
     "dataset",
     "evaluate",
     "sensitivity",
@@ -19,11 +20,12 @@ const ORDER: [&str; 21] = [
     "pareto",
     "job",
     "pipeline",
+    "verify",
     // The shell.
     "store",
     "output",
-    "runner",
     "report",
+    "runner",
     "server",
     "cli",
 ];
@@ -32,10 +34,10 @@ const ORDER: [&str; 21] = [
 const SHELL: &str = "store";
 
 /// Crates that only the shell may use.
-const SHELL_CRATES: [&str; 6] = ["tokio", "sqlx", "axum", "clap", "indicatif", "anyhow"];
+const SHELL_CRATES: [&str; 9] = ["tokio", "sqlx", "rusqlite", "axum", "utoipa", "ureq", "clap", "indicatif", "anyhow"];
 
 /// Crates that only the command line may use.
-const CLI_CRATES: [&str; 4] = ["clap", "indicatif", "anyhow", "comfy_table"];
+const CLI_CRATES: [&str; 5] = ["clap", "indicatif", "anyhow", "comfy_table", "ureq"];
 
 /// Every source file below `src`, with the module it belongs to.
 fn sources(folder: &Path, module: Option<&str>, found: &mut Vec<(String, String, String)>) {

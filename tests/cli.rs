@@ -61,9 +61,9 @@ impl Bench {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let store = Store::open(&self.path("qtuned.db"), Arc::new(Noon)).await.unwrap();
-            let broken = store.begin_job(&lock("broken")).await.unwrap().id;
-            store.end_job(broken, &JobEnd::Failed { error: "out of luck".into() }, 1).await.unwrap();
-            let job = store.begin_job(&lock("small")).await.unwrap().id;
+            let broken = store.begin_job(&lock("broken"), "me").await.unwrap().id;
+            store.end_job(broken, "me", &JobEnd::Failed { error: "out of luck".into() }, 1).await.unwrap();
+            let job = store.begin_job(&lock("small"), "me").await.unwrap().id;
             let key = Key([7; 32]);
             store.record_groups(&key, &groups()).await.unwrap();
             store.use_sensitivities(job, &key).await.unwrap();
@@ -71,7 +71,7 @@ impl Bench {
                 store.record_trial(job, number, Metric::Top1, trial, facts).await.unwrap();
             }
             let end = JobEnd::Succeeded { finish: Finish::WithinBudget, chosen: 2, within_budget: true };
-            store.end_job(job, &end, 0).await.unwrap();
+            store.end_job(job, "me", &end, 0).await.unwrap();
             store.close().await;
         });
         self
@@ -85,7 +85,7 @@ fn lock(name: &str) -> JobLock {
     );
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    JobLock::new(&Job { spec: job::parse(&text, &[]).unwrap(), folder: "/".into() }, sha256)
+    JobLock::new(&Job { spec: job::parse(&text, &[]).unwrap(), folder: "/".into(), root: None }, sha256)
 }
 
 fn groups() -> Vec<GroupFacts> {
@@ -206,7 +206,10 @@ fn queries_only_read() {
             "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN",
         ),
         ("SELECT 1; DELETE FROM jobs", "expected one statement, found more"),
-        ("WITH a AS (SELECT 1) DELETE FROM jobs", "attempt to write a readonly database"),
+        (
+            "WITH a AS (SELECT 1) DELETE FROM jobs",
+            "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN",
+        ),
         (
             "VACUUM INTO 'copy.db'",
             "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN",
@@ -320,7 +323,10 @@ fn help_has_examples_and_exit_codes() {
     for part in ["Examples:", "Exit codes:", "75  interrupted", "QTUNED_DB"] {
         assert!(done.stdout.contains(part), "{part}");
     }
-    for command in ["run", "validate", "inspect", "bench", "predict", "jobs", "trials", "groups", "front", "query"] {
+    for command in [
+        "run", "validate", "inspect", "bench", "predict", "serve", "submit", "jobs", "show", "watch", "cancel",
+        "retry", "rm", "logs", "export", "trials", "groups", "front", "query", "report", "db", "merge",
+    ] {
         let done = bench.qtuned(&[command, "--help"]);
         assert!(done.code == 0 && done.stdout.contains("Examples:"), "{command}");
     }

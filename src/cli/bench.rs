@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -11,19 +12,17 @@ use clap::Args;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
-use super::{
-    Global, format, print, print_json,
-    qconfig::{Qconfig, read, restore},
-};
+use super::{Global, deployment::Qconfig, format, print, print_json};
 use crate::{
     cancel::Cancel,
     engine::{Engine, Plan, input_tensor},
     evaluate::{Fingerprint, Latency, Protocol, Quartiles, fingerprint, latency, step_times, throughput},
-    graph::{Graph, NodeId},
+    graph::{Graph, Groups, NodeId},
     kernels::{Kernels, Peak},
     onnx::{self, Model},
     ptq::{self, Calibrated, Converted},
     quant::{Preset, QConfigMapping},
+    search::Key,
 };
 
 /// Measure how fast a model runs in int8 against fp32
@@ -111,14 +110,18 @@ struct Compiled {
 fn compile(model: &Model, kernels: Kernels, qconfig: Option<&Path>) -> Result<Compiled> {
     let mapping = match qconfig {
         None => QConfigMapping::preset(Preset::default()),
-        Some(path) => match read(path)? {
+        Some(path) => match Qconfig::read(path)? {
             Qconfig::Mapping(mapping) => mapping,
             Qconfig::File(file) => {
-                let prepared = ptq::prepare(model.graph.clone(), kernels);
-                let engine = prepared.engine();
+                if file.model_sha256 != Key(model.digest).to_string() {
+                    bail!("{}: this qconfig was measured on another model", path.display());
+                }
+                let graph = Arc::new(model.graph.clone());
+                let groups = Arc::new(Groups::of(&graph));
+                let engine = Engine::new(graph, groups, kernels);
                 let start = Instant::now();
-                let restored = restore(engine, model, &file, path)?;
-                return Ok(timed(engine, restored, start));
+                let restored = ptq::restore(&engine, &file).with_context(|| path.display().to_string())?;
+                return Ok(timed(&engine, restored, start));
             }
         },
     };

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle, presets};
 
-use crate::{evaluate::Metric, store::JobState};
+use crate::evaluate::Metric;
 
 /// A line below the headings and nothing else.
 const UNDERLINED: TableStyle = presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
@@ -81,14 +81,9 @@ pub(super) fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// A state for people.
-pub(super) fn state(state: JobState) -> &'static str {
-    match state {
-        JobState::Running => "running",
-        JobState::Interrupted => "interrupted",
-        JobState::Succeeded => "succeeded",
-        JobState::Failed => "failed",
-    }
+/// A text without control characters, which would act on the terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 /// Milliseconds since 1970 as a date and time in UTC, to the second.

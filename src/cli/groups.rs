@@ -3,11 +3,11 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::{Global, JobArg, format, heading, print, print_json, with_store};
+use super::{Global, JobArg, format, heading, print, print_json, source::source};
 use crate::{
     pipeline::GroupFacts,
-    report::GroupReport,
     sensitivity::{GroupSensitivity, RankBy, rank},
+    store::GroupRow,
 };
 
 /// Show the groups of a job's model and how much each loses in int8, the worst first
@@ -53,17 +53,13 @@ impl From<Rank> for RankBy {
 }
 
 pub(super) fn run(global: &Global, args: &GroupsArgs) -> Result<()> {
-    let name = args.job.job.clone();
-    let (job, groups, chosen) = with_store(global, |store| async move {
-        let job = store.find_job(name.as_deref()).await?;
-        let groups = store.job_groups(job.id).await?;
-        let chosen = store.summaries(job.id).await?.into_iter().find(|trial| trial.chosen);
-        Ok((job, groups, chosen))
-    })?;
+    let source = source(global)?;
+    let job = source.job(args.job.name())?.job;
+    let groups = source.groups(job.id)?;
     let groups = ranked(&groups, args.rank_by.into());
     if global.json {
-        let group = |group: &&GroupFacts| GroupReport::new((*group).clone(), chosen.as_ref());
-        return print_json(&groups.iter().map(group).collect::<Vec<_>>());
+        let chosen = source.trials(job.id)?.into_iter().find(|trial| trial.chosen);
+        return print_json(&groups.iter().map(|group| GroupRow::new(group, chosen.as_ref())).collect::<Vec<_>>());
     }
     match groups.is_empty() {
         true => print(&format!("{}no sensitivities yet\n", heading(&job))),

@@ -4,13 +4,12 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::json;
 
 use super::{Global, format, print, print_json};
 use crate::{
-    graph::{Graph, Group, Groups},
+    graph::{Group, Groups},
     onnx::{self, Model},
-    search::Key,
+    pipeline::{macs, model_facts, parameters},
 };
 
 /// Show the groups of an ONNX model: what can be switched between int8 and fp32
@@ -34,7 +33,7 @@ pub(super) fn run(global: &Global, args: &InspectArgs) -> Result<()> {
         return rewrites(global, &model);
     }
     if global.json {
-        return print_json(&facts(&model, &groups));
+        return print_json(&model_facts(&model, &groups));
     }
     let graph = &model.graph;
     let row = |group: &Group| {
@@ -89,45 +88,6 @@ pub(super) fn totals(model: &Model, groups: &Groups) -> String {
         model.opset,
         format::bytes(model.bytes),
     )
-}
-
-/// What the model is, for the record and for other programs.
-pub(super) fn facts(model: &Model, groups: &Groups) -> serde_json::Value {
-    let graph = &model.graph;
-    let group = |group: &Group| {
-        json!({
-            "id": group.id,
-            "aliases": group.aliases,
-            "object_type": group.object_type,
-            "activation": group.activation.map(|node| graph.node(node).op_type.clone()),
-            "inputs": group.inputs.iter().map(|value| &graph.value(*value).shape).collect::<Vec<_>>(),
-            "output": graph.value(group.output).shape,
-            "macs": group.macs,
-            "parameters": group.parameters,
-        })
-    };
-    json!({
-        "name": graph.name,
-        "sha256": Key(model.digest).to_string(),
-        "bytes": model.bytes,
-        "opset": model.opset,
-        "ir_version": model.ir_version,
-        "producer": model.producer,
-        "nodes": graph.nodes.len(),
-        "macs": macs(graph),
-        "parameters": parameters(graph),
-        "input": graph.value(graph.input).shape,
-        "outputs": graph.outputs.iter().map(|value| &graph.value(*value).shape).collect::<Vec<_>>(),
-        "groups": groups.all().iter().map(group).collect::<Vec<_>>(),
-    })
-}
-
-fn macs(graph: &Graph) -> u64 {
-    (0..graph.nodes.len()).map(|index| graph.macs(crate::graph::NodeId(index))).sum()
-}
-
-fn parameters(graph: &Graph) -> u64 {
-    (0..graph.nodes.len()).map(|index| graph.parameters(crate::graph::NodeId(index))).sum()
 }
 
 /// A sample's shape: `3×224×224`.

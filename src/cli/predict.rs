@@ -7,10 +7,7 @@ use candle_core::{Device, Tensor};
 use clap::Args;
 use serde_json::json;
 
-use super::{
-    Global, format, inspect, print, print_json,
-    qconfig::{Qconfig, read, restore},
-};
+use super::{Global, deployment::Qconfig, format, inspect, print, print_json};
 use crate::{
     cancel::Cancel,
     dataset::{Array, read_numbers},
@@ -19,6 +16,7 @@ use crate::{
     onnx::{self, Model},
     ptq,
     quant::{Preset, QConfigMapping},
+    search::Key,
 };
 
 /// Largest outputs that are shown of each sample.
@@ -100,8 +98,14 @@ fn plan(model: &Model, args: &PredictArgs, x: &Tensor) -> Result<Plan> {
     let (mapping, place) = match (&args.qconfig, args.preset) {
         (None, None) => return Ok(prepared.engine().fp32_plan()),
         (None, Some(preset)) => (QConfigMapping::preset(preset), Path::new("preset")),
-        (Some(path), _) => match read(path)? {
-            Qconfig::File(file) => return Ok(restore(prepared.engine(), model, &file, path)?.plan),
+        (Some(path), _) => match Qconfig::read(path)? {
+            Qconfig::File(file) => {
+                if file.model_sha256 != Key(model.digest).to_string() {
+                    bail!("{}: this qconfig was measured on another model", path.display());
+                }
+                let restored = ptq::restore(prepared.engine(), &file).with_context(|| path.display().to_string())?;
+                return Ok(restored.plan);
+            }
             Qconfig::Mapping(mapping) => (mapping, path.as_path()),
         },
     };

@@ -4,14 +4,14 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::{Global, format, print, print_json};
-use crate::store::{Cell, Rows, Store};
+use super::{Global, format, print, print_json, source::source};
+use crate::store::{Cell, Rows};
 
 /// Ask the database a question in SQL
 ///
 /// One statement that reads: SELECT, WITH, VALUES or EXPLAIN. The file is opened read-only. Besides the tables there
 /// are views with everything derived: trial_summary, front, sensitivity, latency_quartiles. In JSON, infinity is the
-/// text "inf" and a blob its bytes in hexadecimal.
+/// text "inf", and a blob is {"hex": ...}.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   qtuned query 'SELECT number, score, median_ns / 1e6 AS ms FROM front ORDER BY ms'
@@ -24,8 +24,7 @@ pub(super) struct QueryArgs {
 }
 
 pub(super) fn run(global: &Global, args: &QueryArgs) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let Rows { columns, rows } = runtime.block_on(Store::query(&global.db, &args.sql))?;
+    let Rows { columns, rows, truncated } = source(global)?.query(&args.sql)?;
     if global.json {
         let object = |row: Vec<Cell>| -> Result<Value, serde_json::Error> {
             let cells = columns.iter().cloned().zip(row);
@@ -45,7 +44,8 @@ pub(super) fn run(global: &Global, args: &QueryArgs) -> Result<()> {
         .collect();
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
     let table = format::table(&headings, rows.iter().map(|row| row.iter().map(text).collect()));
-    print(&format!("{table}{}\n", format::plural(rows.len(), "row")))
+    let more = if truncated { ", and there are more" } else { "" };
+    print(&format!("{table}{}{more}\n", format::plural(rows.len(), "row")))
 }
 
 fn text(cell: &Cell) -> String {
@@ -53,8 +53,7 @@ fn text(cell: &Cell) -> String {
         Cell::Null => String::new(),
         Cell::Integer(value) => value.to_string(),
         Cell::Real(value) => value.to_string(),
-        // Control characters would act on the terminal.
-        Cell::Text(text) => text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect(),
+        Cell::Text(text) => format::printable(text),
         Cell::Blob(bytes) => format!("{} bytes", bytes.len()),
     }
 }

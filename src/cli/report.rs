@@ -3,18 +3,13 @@
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use anyhow::Result;
 use clap::Args;
 
-use super::{Global, JobArg, print, print_json};
-use crate::{
-    output,
-    report::{Document, JobReport},
-    store::{Store, SystemClock},
-};
+use super::{Global, JobArg, print, print_json, source::source};
+use crate::{output, report::Document};
 
 /// Write a job's results as pictures and tables
 ///
@@ -52,14 +47,8 @@ enum Format {
 }
 
 pub(super) fn run(global: &Global, args: &ReportArgs) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(async {
-        let store = Store::open_existing(&global.db, Arc::new(SystemClock)).await?;
-        let job = store.find_job(args.job.job.as_deref()).await?;
-        let report = JobReport::read(&store, job).await?;
-        store.close().await;
-        anyhow::Ok(report)
-    })?;
+    let source = source(global)?;
+    let job = source.job(args.job.name())?.job.id;
     let (extension, documents) = match args.format {
         Format::Html => ("html", &[Document::Html][..]),
         Format::Json => ("json", &[Document::Json][..]),
@@ -73,7 +62,7 @@ pub(super) fn run(global: &Global, args: &ReportArgs) -> Result<()> {
             [_] => file.clone(),
             _ => part_of(&file, Path::new(document.file_name()).file_stem().unwrap_or_default()),
         };
-        output::write(&path, &document.of(&report)?)?;
+        output::write(&path, &source.document(job, *document)?)?;
         written.push(path);
     }
     match global.json {

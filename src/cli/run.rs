@@ -1,32 +1,18 @@
 //! `qtuned run`.
 
-use std::{
-    future, process,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Notify,
-};
 
-use super::{Global, JobFile, format, inspect, print, print_json, progress::Terminal, trials};
+use super::{Global, JobFile, available_threads, format, print, print_json, progress::Terminal, signals, trials};
 use crate::{
     cancel::Cancel,
-    job::{self, JobLock},
-    output,
-    pipeline::{self, Ledger, Opened, Outcome, PipelineError, Progress},
-    report::{Document, JobReport},
-    runner::{Exit, Ran, Run, Stopped},
-    store::{JobRow, Store, SystemClock, TrialSummary},
+    pipeline::Progress,
+    runner::{self, Exit, JobLines, Run},
+    store::{JobRow, JobState, Store, SystemClock, TrialSummary},
 };
-
-/// How long a run that was asked to stop may take to reach its next sample.
-const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Search the qconfig of a job; the same command again continues after a stop
 ///
@@ -49,38 +35,37 @@ pub(super) struct RunArgs {
     threads: Option<u16>,
 }
 
-pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit> {
-    let available = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = args.threads.map_or_else(available, usize::from);
-    let job = job::load(&args.job.path, &args.job.set)?;
-    let opened = pipeline::open(&job)?;
-    let lock = JobLock::new(&job, opened.hashes().clone());
-    let model = serde_json::to_string(&inspect::facts(opened.model(), opened.groups()))?;
-    let budget = &lock.job.budget;
-    let terminal = Arc::new(Terminal::new(budget.metric, lock.job.sensitivity.rank_by, global.json));
+pub(super) fn run(global: &Global, args: &RunArgs, lines: JobLines) -> Result<Exit> {
+    let threads = args.threads.map_or_else(available_threads, usize::from);
+    let job = args.job.load()?;
+    let prepared = runner::prepare(&job, &Cancel::default())?;
+    let (metric, rank_by) = (job.spec.budget.metric, job.spec.sensitivity.rank_by);
+    let terminal = Arc::new(Terminal::new(metric, rank_by, global.json));
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let done = runtime.block_on(async {
-        let cancel = Cancel::default();
-        let overdue = stop_on_signals(&cancel, &terminal)?;
+        let stop = Cancel::default();
+        let told = Arc::clone(&terminal);
+        signals::stop_on_signals(&stop, move || {
+            told.line("stopping; the same command continues (once more to stop at once)");
+        })?;
         let store = Store::open(&global.db, Arc::new(SystemClock)).await?;
-        let run = Run::begin(&store, &lock).await?;
-        store.set_model(run.job.id, &model).await?;
+        tokio::spawn(lines.keep(store.clone()));
+        let run = Run::begin(&store, &prepared.lock).await?;
+        store.set_model(run.job.id, &prepared.model).await?;
         if let Some(recorded) = run.job.continued {
             terminal.line(&format!("job {}: continues after {}", run.job.id, format::plural(recorded, "trial")));
         }
-        let (shown, stop) = (Arc::clone(&terminal), cancel.clone());
-        let searched = run.go(move |ledger| search(&opened, threads, ledger, &*shown, &stop));
-        let ran = tokio::select! {
-            ran = searched => ran?,
-            () = overdue.notified() => run.interrupt().await?,
-        };
+        let (shown, opened) = (Arc::clone(&terminal) as Arc<dyn Progress + Send + Sync>, prepared.opened);
+        let flow = run.go(shown, &stop, move |ledger, progress, cancel| {
+            runner::search(&opened, threads, ledger, progress, cancel)
+        });
+        let ran = flow.await?;
         terminal.finish();
-        let row = store.find_job(Some(&run.job.id.to_string())).await?;
-        let report = JobReport::read(&store, row).await?;
-        output::write(&ran.folder.join(Document::Html.file_name()), &Document::Html.of(&report)?)?;
-        let row = report.job;
-        let summaries: Vec<TrialSummary> = report.trials.into_iter().map(|trial| trial.summary).collect();
+        let row = store.job(run.job.id).await?;
+        let summaries = store.summaries(run.job.id).await?;
+        // What was logged last is written within this time.
+        tokio::time::sleep(runner::GATHER).await;
         store.close().await;
         anyhow::Ok((ran, row, summaries))
     });
@@ -89,7 +74,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit> {
     let (ran, row, summaries) = done?;
     let told = match global.json {
         true => print_json(&json!({"job": row, "trials": summaries, "output": ran.folder})),
-        false => print(&ending(&ran, &row, &summaries)),
+        false => print(&format!("{}results are in {}\n", ending(&row, &summaries), ran.folder.display())),
     };
     match told {
         // The exit code tells how the search ended, also to one who does not read the rest.
@@ -98,68 +83,20 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit> {
     }
 }
 
-/// The flow of a job.
-fn search(
-    opened: &Opened,
-    threads: usize,
-    ledger: &mut dyn Ledger,
-    progress: &dyn Progress,
-    cancel: &Cancel,
-) -> Result<Outcome, Stopped> {
-    pipeline::run(opened, threads, ledger, progress, cancel).map_err(|error| match error {
-        PipelineError::Cancelled(_) => Stopped::Cancelled,
-        error => Stopped::Failed(Box::new(error)),
-    })
-}
-
-/// On the first SIGINT or SIGTERM sets the flag and says so; at the second leaves at once. What is returned is
-/// notified when the search has had its time to stop.
-fn stop_on_signals(cancel: &Cancel, terminal: &Arc<Terminal>) -> Result<Arc<Notify>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let overdue = Arc::new(Notify::new());
-    let (cancel, terminal, late) = (cancel.clone(), Arc::clone(terminal), Arc::clone(&overdue));
-    tokio::spawn(async move {
-        let first = OnceLock::new();
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                () = out_of_patience(first.get().is_some()) => {
-                    late.notify_one();
-                    continue;
-                }
-            }
-            if first.set(()).is_err() {
-                process::exit(Exit::Interrupted.code().into());
-            }
-            cancel.cancel();
-            terminal.line("stopping; the same command continues (once more to stop at once)");
-        }
-    });
-    Ok(overdue)
-}
-
-async fn out_of_patience(stopping: bool) {
-    match stopping {
-        true => tokio::time::sleep(PATIENCE).await,
-        false => future::pending().await,
-    }
-}
-
-/// What is told at the end: the trials, the choice, and where the results are.
-fn ending(ran: &Ran, job: &JobRow, summaries: &[TrialSummary]) -> String {
+/// What is told at the end: the trials and the choice.
+pub(super) fn ending(job: &JobRow, summaries: &[TrialSummary]) -> String {
     let mut text = String::new();
     if !summaries.is_empty() {
         text.push_str(&trials::table(summaries));
     }
     let chosen = summaries.iter().find(|trial| trial.chosen);
-    text.push_str(&match (ran.exit, chosen) {
-        (Exit::Success, Some(chosen)) => choice(chosen),
-        (Exit::NothingWithinBudget, _) => "no quantized qconfig within the budget: fp32 is chosen\n".to_owned(),
+    text.push_str(&match (job.state, job.within_budget, chosen) {
+        (JobState::Succeeded, Some(true), Some(chosen)) => choice(chosen),
+        (JobState::Succeeded, ..) => "no quantized qconfig within the budget: fp32 is chosen\n".to_owned(),
+        (JobState::Failed, ..) => format!("failed: {}\n", job.error.as_deref().unwrap_or_default()),
+        (JobState::Cancelled, ..) => format!("cancelled after {}\n", format::plural(job.trials, "trial")),
         _ => format!("interrupted after {}; the same command continues\n", format::plural(job.trials, "trial")),
     });
-    text.push_str(&format!("results are in {}\n", ran.folder.display()));
     text
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::{Global, JobArg, format, heading, print, print_json, with_store};
+use super::{Global, JobArg, format, heading, print, print_json, source::source};
 use crate::store::TrialSummary;
 
 /// Show the trials of a job, in order
@@ -30,20 +30,13 @@ pub(super) fn run(global: &Global, args: &TrialsArgs) -> Result<()> {
 }
 
 pub(super) fn run_front(global: &Global, args: &FrontArgs) -> Result<()> {
-    show(global, &args.job, |mut trials| {
-        trials.retain(|trial| trial.on_front);
-        trials.sort_by(|a, b| a.median_ns.partial_cmp(&b.median_ns).unwrap_or(std::cmp::Ordering::Equal));
-        trials
-    })
+    show(global, &args.job, TrialSummary::front)
 }
 
 fn show(global: &Global, job: &JobArg, choose: impl FnOnce(Vec<TrialSummary>) -> Vec<TrialSummary>) -> Result<()> {
-    let name = job.job.clone();
-    let (job, trials) = with_store(global, |store| async move {
-        let job = store.find_job(name.as_deref()).await?;
-        let trials = store.summaries(job.id).await?;
-        Ok((job, trials))
-    })?;
+    let source = source(global)?;
+    let job = source.job(job.name())?.job;
+    let trials = source.trials(job.id)?;
     let trials = choose(trials);
     if global.json {
         return print_json(&trials);

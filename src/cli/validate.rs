@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::{Global, JobFile, format, inspect, print, print_json};
 use crate::{
+    cancel::Cancel,
     dataset::Part,
-    job, pipeline,
+    pipeline,
     search::{Budget, DropKind},
 };
 
@@ -24,8 +25,8 @@ pub(super) struct ValidateArgs {
 }
 
 pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
-    let job = job::load(&args.job.path, &args.job.set)?;
-    let opened = pipeline::open(&job)?;
+    let job = args.job.load()?;
+    let opened = pipeline::open(&job, &Cancel::default())?;
     let (spec, model, groups) = (&job.spec, opened.model(), opened.groups());
     let samples = |part| opened.dataset().len(part);
     let (calibrate, search, certify) = (samples(Part::Calibrate), samples(Part::Search), samples(Part::Certify));
@@ -36,7 +37,7 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
         return print_json(&json!({
             "name": spec.name,
             "job": spec,
-            "model": inspect::facts(model, groups),
+            "model": pipeline::model_facts(model, groups),
             "quantized_groups": quantized,
             "samples": {"calibrate": calibrate, "search": search, "certify": certify},
             "trials_at_most": trials,

@@ -1,6 +1,12 @@
 //! Latency of a plan, taken in turn with fp32 while nothing else of qtuned computes.
 
-use std::{fs::File, io, path::PathBuf, time::Instant};
+use std::{
+    fs::{File, TryLockError},
+    io,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -56,36 +62,51 @@ pub enum LatencyError {
 
 /// The machine-wide gate between latency and all other compute of qtuned: a lock on a file in the folder for
 /// temporary files. Given back when dropped.
+///
+/// Whoever waits for latency holds a second lock meanwhile, through which all others pass: searches that evaluate one
+/// after the other would else never leave the gate to it.
 #[derive(Debug)]
 pub struct Gate(#[expect(dead_code, reason = "holds the lock")] File);
 
+/// How often a gate that is closed is tried.
+const KNOCK: Duration = Duration::from_millis(5);
+
 impl Gate {
-    /// Waits until no latency is being taken; several may compute at the same time.
+    /// Waits until no latency is being taken or waited for; several may compute at the same time.
     ///
     /// # Errors
-    /// When the file cannot be opened or locked.
-    pub fn compute() -> Result<Gate, LatencyError> {
-        Gate::with(File::lock_shared)
+    /// When a file cannot be opened or locked, or the work was asked to stop.
+    pub fn compute(cancel: &Cancel) -> Result<Gate, LatencyError> {
+        Gate::pass(File::try_lock_shared, cancel)
     }
 
     /// Waits until nothing else computes.
     ///
     /// # Errors
-    /// When the file cannot be opened or locked.
-    pub fn latency() -> Result<Gate, LatencyError> {
-        Gate::with(File::lock)
+    /// When a file cannot be opened or locked, or the work was asked to stop.
+    pub fn latency(cancel: &Cancel) -> Result<Gate, LatencyError> {
+        Gate::pass(File::try_lock, cancel)
     }
 
-    fn with(lock: impl Fn(&File) -> io::Result<()>) -> Result<Gate, LatencyError> {
-        let path = std::env::temp_dir().join("qtuned-latency.lock");
-        let open = || {
-            // Another user's file can be read, and that is enough to lock it.
-            let file =
-                File::options().read(true).append(true).create(true).open(&path).or_else(|_| File::open(&path))?;
-            lock(&file)?;
-            Ok(Gate(file))
-        };
-        open().map_err(|source| LatencyError::Gate { path: path.clone(), source })
+    fn pass(lock: fn(&File) -> Result<(), TryLockError>, cancel: &Cancel) -> Result<Gate, LatencyError> {
+        let _queue = Gate::wait("qtuned-latency-queue.lock", lock, cancel)?;
+        Gate::wait("qtuned-latency.lock", lock, cancel)
+    }
+
+    fn wait(name: &str, lock: fn(&File) -> Result<(), TryLockError>, cancel: &Cancel) -> Result<Gate, LatencyError> {
+        let path = std::env::temp_dir().join(name);
+        let failed = |source| LatencyError::Gate { path: path.clone(), source };
+        // Another user's file can be read, and that is enough to lock it.
+        let open = File::options().read(true).append(true).create(true).open(&path);
+        let file = open.or_else(|_| File::open(&path)).map_err(failed)?;
+        loop {
+            match lock(&file) {
+                Ok(()) => return Ok(Gate(file)),
+                Err(TryLockError::WouldBlock) => cancel.check()?,
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+            thread::sleep(KNOCK);
+        }
     }
 }
 
@@ -116,7 +137,7 @@ pub fn latency(
         plan.run(x, threads > 1)?;
         Ok(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
     };
-    let _gate = Gate::latency()?;
+    let _gate = Gate::latency(cancel)?;
     for _ in 0..TRIES {
         let throttled = throttled_periods();
         let (candidate_ns, fp32_ns) = pool.install(|| -> Result<_, LatencyError> {
@@ -155,7 +176,7 @@ pub fn step_times(
     protocol: Protocol,
     cancel: &Cancel,
 ) -> Result<Vec<Vec<f64>>, LatencyError> {
-    let _gate = Gate::latency()?;
+    let _gate = Gate::latency(cancel)?;
     let mut samples: Vec<Vec<Vec<u64>>> = plans.iter().map(|plan| vec![Vec::new(); plan.steps().len()]).collect();
     for run in 0..protocol.warmup + protocol.runs {
         for (plan, samples) in plans.iter().zip(&mut samples) {
@@ -185,7 +206,7 @@ pub fn throughput(
     rounds: usize,
     cancel: &Cancel,
 ) -> Result<Vec<f64>, LatencyError> {
-    let _gate = Gate::latency()?;
+    let _gate = Gate::latency(cancel)?;
     let mut times = vec![Vec::new(); plans.len()];
     // The first round warms up.
     for round in 0..=rounds {

@@ -4,10 +4,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Job, JobSpec};
-use crate::{
-    dataset::{DataSpec, Source, SplitSpec},
-    search::Key,
-};
+use crate::search::Key;
 
 /// A job whose defaults are written out, whose paths are whole, and whose files are known by content.
 ///
@@ -43,9 +40,8 @@ impl JobLock {
             std::path::absolute(&path).unwrap_or(path)
         };
         let mut spec = job.spec.clone();
-        spec.model.onnx = whole(&spec.model.onnx);
         spec.output = Some(std::path::absolute(job.output()).unwrap_or_else(|_| job.output()));
-        for path in paths(&mut spec.data) {
+        for (_, path) in spec.files_mut() {
             *path = whole(path);
         }
         JobLock { job: spec, sha256 }
@@ -76,22 +72,6 @@ impl JobLock {
     }
 }
 
-/// Every path that a data section names.
-fn paths(data: &mut DataSpec) -> Vec<&mut std::path::PathBuf> {
-    let mut paths = Vec::new();
-    for source in std::iter::once(&mut data.images).chain(&mut data.calibration_images) {
-        match source {
-            Source::Csv(path) | Source::ImageFolder(path) => paths.push(path),
-            Source::Idx(files) => paths.extend([&mut files.images, &mut files.labels]),
-            Source::Npz(npz) => paths.push(&mut npz.file),
-        }
-    }
-    if let SplitSpec::File(path) = &mut data.split {
-        paths.push(path);
-    }
-    paths
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,7 +81,7 @@ mod tests {
         let spec = parse(yaml, &[]).unwrap();
         let hash = "0".repeat(64);
         let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-        JobLock::new(&Job { spec, folder: "/jobs".into() }, sha256)
+        JobLock::new(&Job { spec, folder: "/jobs".into(), root: None }, sha256)
     }
 
     const JOB: &str = "{name: a, model: {onnx: m.onnx}, data: {images: {idx: {images: i, labels: /l}},

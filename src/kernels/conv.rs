@@ -46,7 +46,7 @@ impl Kernels {
         assert_eq!(self, packed.kernels, "weights are packed for other kernels");
         assert!(epilogue.grid.is_some() || matches!(out, Output::Float(_)), "a quantized output needs a grid");
         assert!(residual.is_none_or(|r| r.x.len() == out.len()), "elements of the residual");
-        let layer = FloatLayer { packed, epilogue, residual };
+        let layer = FloatLayer { packed, epilogue, residual: residual.as_ref() };
         if packed.geometry.is_depthwise() {
             return depthwise::float(self, layer, pictures, out, parallel);
         }
@@ -71,7 +71,7 @@ impl Kernels {
     ) {
         assert_eq!(self, packed.kernels, "weights are packed for other kernels");
         assert!(residual.is_none_or(|r| r.x.len() == out.len()), "elements of the residual");
-        let layer = IntegerLayer { packed, epilogue, residual };
+        let layer = IntegerLayer { packed, epilogue, residual: residual.as_ref() };
         if packed.geometry.is_depthwise() {
             assert!(residual.is_none(), "a depthwise convolution in integers adds nothing");
             return depthwise::integer(self, layer, pictures, out, parallel);

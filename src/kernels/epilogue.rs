@@ -239,7 +239,7 @@ pub(super) fn of_tile<T: Copy + Default, const N: usize>(values: &[T], channel: 
 pub(super) struct FloatLayer<'a> {
     pub packed: &'a PackedFloat,
     pub epilogue: FloatEpilogue,
-    pub residual: Option<FloatResidual<'a>>,
+    pub residual: Option<&'a FloatResidual<'a>>,
 }
 
 /// What [`FloatLayer`] knows of a tile.
@@ -421,7 +421,7 @@ impl<S: Simd> Grid<S> {
 pub(super) struct IntegerLayer<'a> {
     pub packed: &'a PackedInteger,
     pub epilogue: &'a IntegerEpilogue,
-    pub residual: Option<IntegerResidual<'a>>,
+    pub residual: Option<&'a IntegerResidual<'a>>,
 }
 
 /// What [`IntegerLayer`] knows of a tile.
@@ -497,7 +497,7 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
         // SAFETY: a tile's lanes are at most MAX_LANES.
         unsafe {
             let grid = Grid::new(&grid, low, high);
-            let (residual, residual_grid, sum_grid) = match &self.residual {
+            let (residual, residual_grid, sum_grid) = match self.residual {
                 Some(r) => {
                     let [low, high] = bounds(&r.grid, r.low, r.high);
                     (r.x.as_ptr(), whole(&r.x_grid), Grid::new(&r.grid, low, high))

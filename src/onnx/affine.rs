@@ -81,7 +81,8 @@ pub(super) fn channel_axis(rank: usize) -> usize {
 
 /// Turns drafts into nodes: each [`Affine`] goes into the layer that writes its input, when nothing else
 /// reads that. What cannot be folded becomes a function of each element where it is the same for all channels, else a
-/// 1×1 depthwise convolution of pictures and of features, else a product and a sum with constants.
+/// 1×1 depthwise convolution of pictures and of features, else a product and a sum with constants. Gives with each node
+/// the file's nodes that it comes from.
 pub(super) fn fold(
     drafts: Vec<Draft>,
     values: &mut Vec<Value>,
@@ -89,18 +90,20 @@ pub(super) fn fold(
     names: &mut Names,
     budget: &Budget,
     rewrites: &mut Vec<Rewrite>,
-) -> Result<Vec<Node>, OnnxError> {
+) -> Result<(Vec<Node>, Vec<Vec<usize>>), OnnxError> {
     let mut readers = vec![0usize; values.len()];
     for id in drafts.iter().flat_map(|draft| &draft.inputs).chain(outputs) {
         readers[id.0] += 1;
     }
     let mut producers = vec![None; values.len()];
     let mut nodes: Vec<Node> = Vec::with_capacity(drafts.len());
-    for Draft { name, op_type, op, inputs, output } in drafts {
+    let mut origins: Vec<Vec<usize>> = Vec::with_capacity(drafts.len());
+    for Draft { origin, name, op_type, op, inputs, output } in drafts {
         let affine = match op {
             Lowered::Op(op) | Lowered::Also(op, _) => {
                 producers[output.0] = Some(nodes.len());
                 nodes.push(Node { name, op_type, op, inputs, output });
+                origins.push(origin.into_iter().collect());
                 continue;
             }
             Lowered::Affine(affine) => affine,
@@ -118,6 +121,10 @@ pub(super) fn fold(
         {
             rewrites.push(Rewrite { kind: "folded into the layer before it", node: name });
             nodes[producer].output = output;
+            match origin {
+                Some(origin) => origins[producer].push(origin),
+                None => origins[producer].clear(),
+            }
             producers[output.0] = Some(producer);
             continue;
         }
@@ -129,6 +136,7 @@ pub(super) fn fold(
         };
         let mut push = |name: String, op: Op, inputs: Vec<ValueId>, output: ValueId| {
             nodes.push(Node { name, op_type: op_type.clone(), op, inputs, output });
+            origins.push(origin.into_iter().collect());
         };
         if let Some((scale, shift)) = affine.uniform() {
             let (scale, shift) = (scale as f32, shift as f32);
@@ -159,7 +167,7 @@ pub(super) fn fold(
             push(name.clone(), Op::Add, vec![product, shift], output);
         }
     }
-    Ok(nodes)
+    Ok((nodes, origins))
 }
 
 /// Folds `affine` into what writes samples of this rank, where that scales or shifts its channels too; `false` where

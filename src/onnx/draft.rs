@@ -19,6 +19,8 @@ pub(super) enum Lowered {
 /// A node whose final form is not yet known.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Draft {
+    /// Index of the file's node that it comes from.
+    pub(super) origin: Option<usize>,
     pub(super) name: String,
     pub(super) op_type: String,
     pub(super) op: Lowered,
@@ -27,7 +29,7 @@ pub(super) struct Draft {
 }
 
 /// Hands out names that no other node, or value, has.
-pub(super) struct Names {
+pub(crate) struct Names {
     nodes: Taken,
     values: Taken,
     /// Names of the file that a node, or value, has been given.
@@ -42,7 +44,7 @@ struct Taken(HashMap<String, usize>);
 impl Names {
     /// Keeps clear of the names in the file. Those of nodes need not be unique there; the first to ask
     /// for one gets it.
-    pub(super) fn new<'a>(values: impl Iterator<Item = &'a str>) -> Names {
+    pub(crate) fn new<'a>(values: impl Iterator<Item = &'a str>) -> Names {
         Names {
             nodes: Taken(HashMap::new()),
             values: Taken(values.map(|name| (name.to_owned(), 2)).collect()),
@@ -68,12 +70,12 @@ impl Names {
     }
 
     /// A name for a node: `wish`, or that with a number.
-    pub(super) fn node(&mut self, wish: &str) -> String {
+    pub(crate) fn node(&mut self, wish: &str) -> String {
         self.nodes.fresh(wish)
     }
 
     /// A name for a value that the file does not have.
-    pub(super) fn value(&mut self, wish: &str) -> String {
+    pub(crate) fn value(&mut self, wish: &str) -> String {
         self.values.fresh(wish)
     }
 }

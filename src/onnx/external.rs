@@ -34,7 +34,32 @@ struct Opened {
     regions: HashMap<(u64, u64, i32), Known>,
 }
 
-/// Where the data of one tensor is.
+/// Where the data of a tensor is.
+pub(crate) struct Region {
+    /// The file, which lies in the model's folder.
+    pub(crate) path: PathBuf,
+    /// First byte.
+    pub(crate) offset: u64,
+    /// Number of bytes, which the file has.
+    pub(crate) length: u64,
+}
+
+/// Where the data of a tensor is that is kept in a file in `folder`.
+pub(crate) fn region(folder: &Path, tensor: &TensorProto) -> Result<Region, TensorError> {
+    let Place { location, offset, length } = Place::parse(&tensor.external_data)?;
+    let path = resolve(folder, location)?;
+    let failed = |source| TensorError::ExternalRead { path: path.clone(), source };
+    let found = open(&path).map_err(failed)?.len;
+    let short = |end| TensorError::ExternalShort { file: location.to_owned(), offset, end, found };
+    let length = length.unwrap_or(found.saturating_sub(offset));
+    let end = offset.checked_add(length).ok_or_else(|| short(u64::MAX))?;
+    if end > found {
+        return Err(short(end));
+    }
+    Ok(Region { path, offset, length })
+}
+
+/// What a tensor says about where its data is.
 struct Place<'a> {
     location: &'a str,
     offset: u64,
@@ -63,7 +88,7 @@ impl<'a> External<'a> {
             return Err(TensorError::Length { expected, found, unit: "bytes" });
         }
         let name = || place.location.to_owned();
-        let path = self.resolve(place.location)?;
+        let path = resolve(self.folder.ok_or(TensorError::NoFolder)?, place.location)?;
         let failed = |source| TensorError::ExternalRead { path: path.clone(), source };
         if !self.files.contains_key(&path) {
             let opened = open(&path).map_err(failed)?;
@@ -91,21 +116,19 @@ impl<'a> External<'a> {
         opened.regions.insert(region, known.clone());
         Ok(known)
     }
+}
 
-    /// The file at `location`, which must lie in the folder also after following symbolic links.
-    fn resolve(&self, location: &str) -> Result<PathBuf, TensorError> {
-        let folder = self.folder.ok_or(TensorError::NoFolder)?;
-        let outside = || TensorError::Outside(location.to_owned());
-        let relative = Path::new(location);
-        if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-            return Err(outside());
-        }
-        let real = |path: &Path| {
-            path.canonicalize().map_err(|source| TensorError::ExternalRead { path: path.to_owned(), source })
-        };
-        let path = real(&folder.join(relative))?;
-        if path.starts_with(real(folder)?) { Ok(path) } else { Err(outside()) }
+/// The file at `location`, which must lie in the folder also after following symbolic links.
+fn resolve(folder: &Path, location: &str) -> Result<PathBuf, TensorError> {
+    let outside = || TensorError::Outside(location.to_owned());
+    let relative = Path::new(location);
+    if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Err(outside());
     }
+    let real =
+        |path: &Path| path.canonicalize().map_err(|source| TensorError::ExternalRead { path: path.to_owned(), source });
+    let path = real(&folder.join(relative))?;
+    if path.starts_with(real(folder)?) { Ok(path) } else { Err(outside()) }
 }
 
 impl<'a> Place<'a> {

@@ -35,6 +35,9 @@ const OLDEST: i64 = 7;
 /// a wrong answer is worse than none.
 const NEWEST: i64 = 28;
 
+/// The graph, for each node the file's nodes that it comes from, and what was done on the way.
+type Finished = (Graph, Vec<Vec<usize>>, Vec<Rewrite>);
+
 /// The graph's input comes first among the values.
 const INPUT: ValueId = ValueId(0);
 
@@ -68,9 +71,10 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxE
         slots,
     };
     walk.nodes(&order)?;
-    let (graph, rewrites) = walk.finish()?;
+    let (graph, origins, rewrites) = walk.finish()?;
     Ok(Model {
         graph,
+        origins,
         rewrites,
         channels_last,
         opset,
@@ -144,8 +148,8 @@ impl<'a> Walk<'a> {
         let mut first_error = None;
         for (&index, name) in order.iter().zip(own_names) {
             let node = &self.file.node[index];
-            let outcome = match self.outcome(node, &name) {
-                Ok(outcome) => self.accept(node, &name, outcome),
+            let outcome = match self.outcome(index, &name) {
+                Ok(outcome) => self.accept(index, &name, outcome),
                 Err(refusal) => Err(refusal),
             };
             let Err(refusal) = outcome else { continue };
@@ -181,7 +185,9 @@ impl<'a> Walk<'a> {
         own
     }
 
-    fn outcome(&mut self, node: &'a NodeProto, name: &str) -> Result<Outcome, Refusal> {
+    fn outcome(&mut self, origin: usize, name: &str) -> Result<Outcome, Refusal> {
+        let file = self.file;
+        let node = &file.node[origin];
         if !is_onnx(&node.domain) {
             return Err(Refusal::Unsupported);
         }
@@ -206,7 +212,7 @@ impl<'a> Walk<'a> {
                 Err(refusal) => return Err(refusal),
             }
         }
-        self.lower(node, name, inputs, lowering.ok_or(Refusal::Unsupported)?)
+        self.lower(origin, name, inputs, lowering.ok_or(Refusal::Unsupported)?)
     }
 
     /// Whether a node reads computed integers.
@@ -217,11 +223,13 @@ impl<'a> Walk<'a> {
     /// Lowers a node, and brings its inputs in order as it asks for.
     fn lower(
         &mut self,
-        node: &'a NodeProto,
+        origin: usize,
         name: &str,
         mut inputs: Vec<Option<Input<'a>>>,
         lowering: Lowering,
     ) -> Result<Outcome, Refusal> {
+        let file = self.file;
+        let node = &file.node[origin];
         // Each input is brought in order once or twice; a limit keeps a mistake from being a loop without end.
         let integer = self.has_integers(node);
         for _ in 0..4 * inputs.len() + 4 {
@@ -257,7 +265,7 @@ impl<'a> Walk<'a> {
                 let label = format!("{name}/arranged");
                 let moves = steps.iter().any(|step| matches!(step.op, Lowered::Op(Op::Transpose { .. })));
                 let op_type = if moves { "Transpose" } else { "Reshape" };
-                self.push_steps((&label, op_type), &wish, inputs, steps, axes)?
+                self.push_steps((None, &label, op_type), &wish, inputs, steps, axes)?
             }
             Outcome::View(view) => view,
             _ => return Err("it cannot be brought in order".into()),
@@ -270,7 +278,7 @@ impl<'a> Walk<'a> {
     fn stored(&mut self, Array { dims, data }: Array<f32>, axes: Axes, name: &str) -> Result<View, Refusal> {
         let step = Step { op: Lowered::Op(Op::Constant(Constant { dims: dims.clone(), data })), shape: dims };
         let name = format!("{name}/constant");
-        self.push_steps((&name, "Constant"), &name, vec![INPUT], vec![step], Some(axes))
+        self.push_steps((None, &name, "Constant"), &name, vec![INPUT], vec![step], Some(axes))
     }
 
     fn resolve(&self, name: &'a str) -> Result<Option<Input<'a>>, Refusal> {
@@ -287,7 +295,9 @@ impl<'a> Walk<'a> {
     }
 
     /// Makes the values and drafts that an outcome asks for.
-    fn accept(&mut self, node: &NodeProto, name: &str, outcome: Outcome) -> Result<(), Refusal> {
+    fn accept(&mut self, origin: usize, name: &str, outcome: Outcome) -> Result<(), Refusal> {
+        let file = self.file;
+        let node = &file.node[origin];
         let outcomes = match outcome {
             Outcome::Several(outcomes) => outcomes,
             one => vec![one],
@@ -321,7 +331,9 @@ impl<'a> Walk<'a> {
                     Slot::Known(known, origin)
                 }
                 Outcome::Steps { inputs, steps, axes } => {
-                    Slot::Value(self.push_steps((name, &node.op_type), output, inputs, steps, axes)?)
+                    // Where it takes several operators none of them is the node.
+                    let origin = (steps.len() == 1).then_some(origin);
+                    Slot::Value(self.push_steps((origin, name, &node.op_type), output, inputs, steps, axes)?)
                 }
             };
             self.slots.insert(output.clone(), slot);
@@ -333,7 +345,7 @@ impl<'a> Walk<'a> {
     /// output, and nothing else has it yet.
     fn push_steps(
         &mut self,
-        (name, op_type): (&str, &str),
+        (origin, name, op_type): (Option<usize>, &str, &str),
         output: &str,
         mut inputs: Vec<ValueId>,
         steps: Vec<Step>,
@@ -362,7 +374,7 @@ impl<'a> Walk<'a> {
             if let Lowered::Also(_, also) = op {
                 inputs.push(also);
             }
-            self.drafts.push(Draft { name, op_type: op_type.to_owned(), op, inputs, output: id });
+            self.drafts.push(Draft { origin, name, op_type: op_type.to_owned(), op, inputs, output: id });
             inputs = vec![id];
         }
         let value = *inputs.first().ok_or("it computes nothing")?;
@@ -390,14 +402,14 @@ impl<'a> Walk<'a> {
     }
 
     /// Folds what is to be folded, drops what nothing reads, and closes the graph.
-    fn finish(mut self) -> Result<(Graph, Vec<Rewrite>), OnnxError> {
+    fn finish(mut self) -> Result<Finished, OnnxError> {
         let outputs = self.outputs()?;
         let Walk { file, budget, mut names, slots, mut values, mut drafts, mut rewrites, .. } = self;
         // The slots share the weights; with them gone, folding can change weights in place.
         drop(slots);
         prune(&mut drafts, values.len(), &outputs);
         rewrite::apply(&mut drafts, &values, &outputs, &mut rewrites);
-        let mut nodes = affine::fold(drafts, &mut values, &outputs, &mut names, budget, &mut rewrites)?;
+        let (mut nodes, origins) = affine::fold(drafts, &mut values, &outputs, &mut names, budget, &mut rewrites)?;
         let mut renamed = HashSet::new();
         for (id, output) in outputs.iter().zip(&file.output) {
             // An identity may stand between the last operator and the name that the world knows.
@@ -407,7 +419,7 @@ impl<'a> Walk<'a> {
         }
         let mut outputs = outputs;
         let values = compact(values, &mut nodes, &mut outputs);
-        Ok((Graph { name: file.name.clone(), values, nodes, input: INPUT, outputs }, rewrites))
+        Ok((Graph { name: file.name.clone(), values, nodes, input: INPUT, outputs }, origins, rewrites))
     }
 
     /// The values that leave the graph, as they are in the file.

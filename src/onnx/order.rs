@@ -104,7 +104,7 @@ mod tests {
 
     fn graph(nodes: &[(&str, &[&str], &[&str])]) -> GraphProto {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let value = |name: &str| ValueInfoProto { name: name.to_owned(), r#type: None };
+        let value = |name: &str| ValueInfoProto { name: name.to_owned(), ..Default::default() };
         let node = |&(name, input, output): &(&str, &[&str], &[&str])| NodeProto {
             name: name.to_owned(),
             input: names(input),

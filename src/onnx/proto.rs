@@ -1,8 +1,8 @@
 //! The messages of `onnx.proto` (IR version 3 and later) that qtuned reads and writes.
 //!
 //! Written by hand from the published schema, so that no `protoc` is needed; field numbers and names
-//! are those of <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>. Fields left out are skipped
-//! by the decoder.
+//! are those of <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>. No field is left out, so that a
+//! message that is read and written again says the same; messages that qtuned never looks into are their bytes.
 
 use std::collections::HashMap;
 
@@ -21,12 +21,30 @@ pub struct ModelProto {
     /// Version of that tool.
     #[prost(string, tag = "3")]
     pub producer_version: String,
+    /// Namespace of the model.
+    #[prost(string, tag = "4")]
+    pub domain: String,
+    /// Version of the model.
+    #[prost(int64, tag = "5")]
+    pub model_version: i64,
+    /// Documentation.
+    #[prost(string, tag = "6")]
+    pub doc_string: String,
     /// The network.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<GraphProto>,
     /// Free key and value pairs.
     #[prost(message, repeated, tag = "14")]
     pub metadata_props: Vec<StringStringEntryProto>,
+    /// How to train it.
+    #[prost(bytes = "vec", repeated, tag = "20")]
+    pub training_info: Vec<Vec<u8>>,
+    /// Functions that nodes may call.
+    #[prost(bytes = "vec", repeated, tag = "25")]
+    pub functions: Vec<Vec<u8>>,
+    /// Devices that it may be spread over.
+    #[prost(bytes = "vec", repeated, tag = "26")]
+    pub configuration: Vec<Vec<u8>>,
 }
 
 /// One operator set: a domain and the version of its operators.
@@ -52,6 +70,12 @@ pub struct GraphProto {
     /// Constants by name.
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<TensorProto>,
+    /// Constants of which most elements are 0.
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    pub sparse_initializer: Vec<Vec<u8>>,
+    /// Documentation.
+    #[prost(string, tag = "10")]
+    pub doc_string: String,
     /// Inputs; in old files the initializers are listed here too.
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfoProto>,
@@ -61,6 +85,12 @@ pub struct GraphProto {
     /// Types of values in between.
     #[prost(message, repeated, tag = "13")]
     pub value_info: Vec<ValueInfoProto>,
+    /// What tools note about the quantization of values.
+    #[prost(bytes = "vec", repeated, tag = "14")]
+    pub quantization_annotation: Vec<Vec<u8>>,
+    /// Free key and value pairs.
+    #[prost(message, repeated, tag = "16")]
+    pub metadata_props: Vec<StringStringEntryProto>,
 }
 
 /// One operator applied to named values.
@@ -84,6 +114,18 @@ pub struct NodeProto {
     /// Domain of the operator; empty for ONNX itself.
     #[prost(string, tag = "7")]
     pub domain: String,
+    /// Which of several functions of one name.
+    #[prost(string, tag = "8")]
+    pub overload: String,
+    /// Documentation.
+    #[prost(string, tag = "6")]
+    pub doc_string: String,
+    /// Free key and value pairs.
+    #[prost(message, repeated, tag = "9")]
+    pub metadata_props: Vec<StringStringEntryProto>,
+    /// How it may be spread over devices.
+    #[prost(bytes = "vec", repeated, tag = "10")]
+    pub device_configurations: Vec<Vec<u8>>,
 }
 
 /// A named attribute; which field holds the value follows from [`AttributeProto::type`](AttributeProto#structfield.type).
@@ -104,6 +146,15 @@ pub struct AttributeProto {
     /// A tensor.
     #[prost(message, optional, tag = "5")]
     pub t: Option<TensorProto>,
+    /// A graph.
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub g: Option<Vec<u8>>,
+    /// A tensor of which most elements are 0.
+    #[prost(bytes = "vec", optional, tag = "22")]
+    pub sparse_tensor: Option<Vec<u8>>,
+    /// A type.
+    #[prost(bytes = "vec", optional, tag = "14")]
+    pub tp: Option<Vec<u8>>,
     /// Floats.
     #[prost(float, repeated, packed = "false", tag = "7")]
     pub floats: Vec<f32>,
@@ -113,6 +164,24 @@ pub struct AttributeProto {
     /// Strings, as bytes.
     #[prost(bytes = "vec", repeated, tag = "9")]
     pub strings: Vec<Vec<u8>>,
+    /// Tensors.
+    #[prost(message, repeated, tag = "10")]
+    pub tensors: Vec<TensorProto>,
+    /// Graphs.
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    pub graphs: Vec<Vec<u8>>,
+    /// Tensors of which most elements are 0.
+    #[prost(bytes = "vec", repeated, tag = "23")]
+    pub sparse_tensors: Vec<Vec<u8>>,
+    /// Types.
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    pub type_protos: Vec<Vec<u8>>,
+    /// In a function, the attribute of the call that gives the value.
+    #[prost(string, tag = "21")]
+    pub ref_attr_name: String,
+    /// Documentation.
+    #[prost(string, tag = "13")]
+    pub doc_string: String,
     /// Kind of the value, of [`attribute_type`].
     #[prost(int32, tag = "20")]
     pub r#type: i32,
@@ -143,12 +212,18 @@ pub struct TensorProto {
     /// Element type, of [`data_type`].
     #[prost(int32, tag = "2")]
     pub data_type: i32,
+    /// Which part of a larger tensor it is.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub segment: Option<Vec<u8>>,
     /// Elements of float tensors.
     #[prost(float, repeated, tag = "4")]
     pub float_data: Vec<f32>,
     /// Elements of 32-bit and narrower integer tensors.
     #[prost(int32, repeated, tag = "5")]
     pub int32_data: Vec<i32>,
+    /// Elements of string tensors.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub string_data: Vec<Vec<u8>>,
     /// Elements of 64-bit integer tensors.
     #[prost(int64, repeated, tag = "7")]
     pub int64_data: Vec<i64>,
@@ -164,12 +239,18 @@ pub struct TensorProto {
     /// Elements of unsigned 32-bit and 64-bit integer tensors.
     #[prost(uint64, repeated, tag = "11")]
     pub uint64_data: Vec<u64>,
+    /// Documentation.
+    #[prost(string, tag = "12")]
+    pub doc_string: String,
     /// Keys `location`, `offset` and `length` of data kept in another file.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
     /// 0: in this message; 1: in another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
+    /// Free key and value pairs.
+    #[prost(message, repeated, tag = "16")]
+    pub metadata_props: Vec<StringStringEntryProto>,
 }
 
 /// Values of [`TensorProto::data_type`].
@@ -226,6 +307,12 @@ pub struct ValueInfoProto {
     /// Type.
     #[prost(message, optional, tag = "2")]
     pub r#type: Option<TypeProto>,
+    /// Documentation.
+    #[prost(string, tag = "3")]
+    pub doc_string: String,
+    /// Free key and value pairs.
+    #[prost(message, repeated, tag = "4")]
+    pub metadata_props: Vec<StringStringEntryProto>,
 }
 
 /// The type of a value; only tensors are read.
@@ -234,6 +321,24 @@ pub struct TypeProto {
     /// Set when the value is a tensor.
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorTypeProto>,
+    /// Set when it is a sequence.
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub sequence_type: Option<Vec<u8>>,
+    /// Set when it is a map.
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub map_type: Option<Vec<u8>>,
+    /// Set when it may be nothing.
+    #[prost(bytes = "vec", optional, tag = "9")]
+    pub optional_type: Option<Vec<u8>>,
+    /// Set when it is a tensor of which most elements are 0.
+    #[prost(bytes = "vec", optional, tag = "8")]
+    pub sparse_tensor_type: Option<Vec<u8>>,
+    /// Set when only some engine knows what it is.
+    #[prost(bytes = "vec", optional, tag = "7")]
+    pub opaque_type: Option<Vec<u8>>,
+    /// Meaning of the value.
+    #[prost(string, tag = "6")]
+    pub denotation: String,
 }
 
 /// Element type and shape of a tensor.
@@ -261,6 +366,9 @@ pub struct DimensionProto {
     /// The value, when known.
     #[prost(oneof = "dimension_proto::Value", tags = "1, 2")]
     pub value: Option<dimension_proto::Value>,
+    /// Meaning of the dimension.
+    #[prost(string, tag = "3")]
+    pub denotation: String,
 }
 
 /// Alternatives of [`DimensionProto`].

@@ -60,6 +60,8 @@ pub(super) fn apply(drafts: &mut Vec<Draft>, values: &[Value], outputs: &[ValueI
             let draft = &mut drafts[at];
             rewrites.push(Rewrite { kind, node: draft.name.clone() });
             draft.op = Lowered::Op(op);
+            // It is no node of the file any more.
+            draft.origin = None;
             draft.inputs = inputs;
         }
         super::import::prune(drafts, values.len(), outputs);

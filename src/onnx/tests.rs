@@ -5,6 +5,7 @@ mod errors;
 mod external;
 mod folding;
 mod hostile;
+mod integers;
 mod layers;
 mod operators;
 mod rewrites;

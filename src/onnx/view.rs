@@ -110,25 +110,21 @@ pub(super) fn reshaped(before: &[usize], after: &[usize], target: &[Int], batch:
     if open > 1 || outer == 0 || inner == 0 {
         return None;
     }
-    // The dimension that has the batch in it: the one that says so, or the open one, or one that holds the file's
-    // number for it; one that is nothing else before one that is more.
-    let says = entries.iter().position(|entry| matches!(entry, Entry::Batch(_)));
-    let candidates: Vec<usize> = match says {
-        Some(at) => vec![at],
-        None => {
-            let number = |at: &usize| matches!((&entries[*at], batch), (Entry::Fixed(n), Some(b)) if *n as i64 == b);
-            let exact = (0..entries.len()).filter(number);
-            let opened = (0..entries.len()).filter(|&at| matches!(entries[at], Entry::Open));
-            let rest = (0..entries.len()).filter(|_| batch.is_some());
-            exact.chain(opened).chain(rest).collect()
-        }
-    };
-    let readings: Vec<Reshaped> =
-        candidates.into_iter().filter_map(|at| split(&entries, at, (outer, inner), batch)).collect();
-    // Exporters join the batch with what comes after it: heads of attention, windows, pixels.
+    let reading = |at: usize| split(&entries, at, (outer, inner), batch);
+    // The dimension that has the batch in it is the one that says so; else one that is the file's number for it; else
+    // the open one; else one that the number divides, where exporters join the batch with what comes after it: heads
+    // of attention, windows, pixels.
+    if let Some(says) = entries.iter().position(|entry| matches!(entry, Entry::Batch(_))) {
+        return reading(says);
+    }
+    let is_number = |entry: &Entry| matches!((entry, batch), (Entry::Fixed(n), Some(b)) if *n as i64 == b);
+    let all = || 0..entries.len();
+    let exact = all().filter(|&at| is_number(&entries[at])).find_map(reading);
+    let open = || all().filter(|&at| matches!(entries[at], Entry::Open)).find_map(reading);
     let leads = |reading: &Reshaped| reading.axes.iter().any(|factors| factors.first() == Some(&Factor::Batch));
-    let chosen = readings.iter().position(leads).unwrap_or(0);
-    readings.into_iter().nth(chosen)
+    let divided = || batch.and_then(|_| all().filter_map(reading).find(leads));
+    let rest = || batch.and_then(|_| all().find_map(reading));
+    exact.or_else(open).or_else(divided).or_else(rest)
 }
 
 /// One entry of a target shape.

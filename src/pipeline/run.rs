@@ -40,7 +40,7 @@ pub enum PipelineError {
     Onnx(#[from] OnnxError),
     /// The data cannot be read.
     #[error(transparent)]
-    Dataset(#[from] DatasetError),
+    Dataset(DatasetError),
     /// The starting qconfig does not fit the model.
     #[error("qconfig: {0}")]
     Mapping(#[from] MappingError),
@@ -110,6 +110,7 @@ macro_rules! stage_error {
         }
     };
 }
+stage_error!(Dataset, DatasetError);
 stage_error!(Calibration, CalibrationError);
 stage_error!(Sensitivity, SensitivityError);
 stage_error!(Evaluate, EvaluateError);
@@ -118,10 +119,11 @@ stage_error!(Latency, LatencyError);
 /// Reads a job's model and data and checks that they, and the qconfig, fit together.
 ///
 /// # Errors
-/// The first thing that does not.
-pub fn open(job: &Job) -> Result<Opened, PipelineError> {
+/// The first thing that does not; [`PipelineError::Cancelled`] when it was asked to stop.
+pub fn open(job: &Job, cancel: &Cancel) -> Result<Opened, PipelineError> {
     let model = onnx::load(&job.resolve(&job.spec.model.onnx))?;
-    let dataset = Dataset::open(&job.spec.data, &job.folder)?;
+    cancel.check()?;
+    let dataset = Dataset::open(&job.spec.data, &job.folder, job.root.as_deref(), cancel)?;
     let [height, width, channels] = dataset.shape();
     let input = &model.graph.value(model.graph.input).shape;
     if input[..] != [channels, height, width] {
@@ -132,12 +134,13 @@ pub fn open(job: &Job) -> Result<Opened, PipelineError> {
     if qconfigs.iter().all(Option::is_none) {
         return Err(PipelineError::NothingToQuantize);
     }
-    let (calibrate_digest, search_digest) = (dataset.digest(Part::Calibrate)?, dataset.digest(Part::Search)?);
+    let digest = |part| dataset.digest(part, cancel);
+    let (calibrate_digest, search_digest) = (digest(Part::Calibrate)?, digest(Part::Search)?);
     let hashes = LockedHashes {
         model: Key(model.digest).to_string(),
         calibrate: Key(calibrate_digest).to_string(),
         search: Key(search_digest).to_string(),
-        certify: Key(dataset.digest(Part::Certify)?).to_string(),
+        certify: Key(digest(Part::Certify)?).to_string(),
     };
     let spec = job.spec.clone();
     Ok(Opened { spec, model, dataset, groups, qconfigs, hashes, search_digest, calibrate_digest })
@@ -171,9 +174,11 @@ impl Opened {
 }
 
 /// One part of the data as the network reads it.
-struct SplitSamples<'a> {
-    dataset: &'a Dataset,
-    part: Part,
+pub struct SplitSamples<'a> {
+    /// The data.
+    pub dataset: &'a Dataset,
+    /// Which part of it.
+    pub part: Part,
 }
 
 impl Samples for SplitSamples<'_> {
@@ -216,7 +221,7 @@ pub fn run(
     let prepared = ptq::prepare(opened.model.graph.clone(), kernels);
     progress.stage(Stage::Calibrate, Some(calibrate.len() as u64));
     let calibrated = {
-        let _gate = Gate::compute()?;
+        let _gate = Gate::compute(cancel)?;
         pool.install(|| prepared.calibrate(calibrate.len(), &load, cancel, &advance))?
     };
 
@@ -227,7 +232,7 @@ pub fn run(
         Some(known) => known,
         None => {
             progress.stage(Stage::Sensitivity, Some(samples as u64));
-            let _gate = Gate::compute()?;
+            let _gate = Gate::compute(cancel)?;
             let measured =
                 pool.install(|| sensitivity::analyze(&calibrated, &opened.qconfigs, samples, &load, cancel, &advance))?;
             ledger.record_sensitivities(&key, &group_facts(&opened.groups, &measured))?;
@@ -324,7 +329,7 @@ impl Bench<'_> {
     ) -> Result<evaluate::Evaluation, PipelineError> {
         let samples = SplitSamples { dataset: &self.opened.dataset, part: Part::Search };
         let metric = self.opened.spec.budget.metric;
-        let _gate = Gate::compute()?;
+        let _gate = Gate::compute(self.cancel)?;
         if matches!(metric, Metric::Agreement | Metric::Sqnr) && reference.is_none() {
             let fp32 = self.calibrated.engine().fp32_plan();
             *reference = Some(self.pool.install(|| evaluate::outputs(&fp32, &samples, self.cancel))?);

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::{GroupReport, JobReport, ReportError, html::html, svg};
-use crate::{output, quant::Precision, sensitivity::RankBy};
+use super::{JobReport, ReportError, html::html, svg};
+use crate::{output, quant::Precision, sensitivity::RankBy, store::GroupRow};
 
 /// A file made of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Document {
 }
 
 /// The table of groups.
-fn groups_csv(groups: &[GroupReport]) -> Result<Vec<u8>, csv::Error> {
+fn groups_csv(groups: &[GroupRow]) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record([
         "position",

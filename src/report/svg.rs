@@ -8,8 +8,8 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::{GroupReport, JobReport, TrialReport};
-use crate::{evaluate::Metric, quant::Precision, sensitivity::RankBy};
+use super::{JobReport, TrialReport};
+use crate::{evaluate::Metric, quant::Precision, sensitivity::RankBy, store::GroupRow};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -66,7 +66,7 @@ pub(super) fn groups(report: &JobReport) -> Result<String, DrawError> {
 fn draw_trials(report: &JobReport, area: &Area<'_>) -> Result<(), DrawError> {
     area.fill(&WHITE).map_err(refused)?;
     heading(area, report, "accuracy against latency")?;
-    let scale = if report.budget.spec.metric == Metric::Sqnr { 1.0 } else { 100.0 };
+    let scale = if report.budget.metric == Metric::Sqnr { 1.0 } else { 100.0 };
     let points: Vec<Point<'_>> = report.trials.iter().filter_map(|trial| Point::new(trial, scale)).collect();
     let budget = report.budget.least_score.map(|least| least * scale).filter(|least| least.is_finite());
     let x = span(points.iter().flat_map(|p| [p.quartiles.0, p.quartiles.1, p.ms]));
@@ -83,7 +83,7 @@ fn draw_trials(report: &JobReport, area: &Area<'_>) -> Result<(), DrawError> {
         .build_cartesian_2d(x.clone(), y)
         .map_err(refused)?;
     let unit = if scale == 1.0 { "dB" } else { "%" };
-    grid(&mut chart, "median latency, ms", &format!("{}, {unit}", metric(report.budget.spec.metric)))?;
+    grid(&mut chart, "median latency, ms", &format!("{}, {unit}", metric(report.budget.metric)))?;
 
     if let Some(least) = budget {
         chart
@@ -117,8 +117,8 @@ fn draw_trials(report: &JobReport, area: &Area<'_>) -> Result<(), DrawError> {
 fn draw_groups(report: &JobReport, area: &Area<'_>) -> Result<(), DrawError> {
     area.fill(&WHITE).map_err(refused)?;
     heading(area, report, "signal to noise of every layer in int8")?;
-    let mut groups: Vec<&GroupReport> = report.groups.iter().collect();
-    let rank = |group: &GroupReport| group.decibel(report.rank_by).unwrap_or(f64::INFINITY);
+    let mut groups: Vec<&GroupRow> = report.groups.iter().collect();
+    let rank = |group: &GroupRow| group.decibel(report.rank_by).unwrap_or(f64::INFINITY);
     groups.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
     let kinds = [RankBy::Output, RankBy::Accumulated, RankBy::Local, RankBy::Weight];
     let finite = groups.iter().flat_map(|group| kinds.map(|kind| group.decibel(kind)));

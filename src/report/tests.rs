@@ -22,23 +22,27 @@ fn job(budget: &str, state: JobState) -> JobRow {
     );
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    let lock = JobLock::new(&Job { spec: parse(&text, &[]).unwrap(), folder: "/".into() }, sha256);
+    let lock = JobLock::new(&Job { spec: parse(&text, &[]).unwrap(), folder: "/".into(), root: None }, sha256);
     let done = state == JobState::Succeeded;
     JobRow {
         id: JobId(3),
         name: "small".into(),
         state,
+        priority: 0,
         metric: lock.job.budget.metric,
         model_sha256: lock.sha256.model.clone(),
         trials: 3,
+        progress: None,
         finish: done.then_some(Finish::WithinBudget),
         chosen: done.then_some(2),
         within_budget: done.then_some(true),
         error: None,
         created_ms: 1_700_000_000_000,
-        started_ms: 1_700_000_000_000,
+        submitted_ms: None,
+        started_ms: Some(1_700_000_000_000),
         finished_ms: done.then_some(1_700_000_060_000),
         lock: lock.to_yaml().unwrap(),
+        model: None,
     }
 }
 

@@ -21,7 +21,7 @@ fn lock(folder: &TempDir, max_drop: f64) -> JobLock {
     spec.output = Some(folder.path().join("out"));
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    JobLock::new(&Job { spec, folder: "/".into() }, sha256)
+    JobLock::new(&Job { spec, folder: "/".into(), root: None }, sha256)
 }
 
 /// The flow with made-up measurements in place of the engine: a group in fp32 wins ten samples of a hundred.
@@ -82,6 +82,14 @@ async fn store(folder: &TempDir) -> Store {
     Store::open(&folder.path().join("qtuned.db"), Arc::new(SystemClock)).await.unwrap()
 }
 
+/// Runs a flow that shows nothing and is not asked to stop.
+async fn go(
+    run: &Run,
+    flow: impl FnOnce(&mut dyn Ledger) -> Result<Outcome, Stopped> + Send + 'static,
+) -> Result<Ran, RunError> {
+    run.go(Arc::new(progress::Silent), &Cancel::default(), move |ledger, _, _| flow(ledger)).await
+}
+
 fn best(folder: &TempDir) -> QConfigFile {
     let text = std::fs::read_to_string(folder.path().join("out/best.qconfig.yaml")).unwrap();
     serde_yaml::from_str(&text).unwrap()
@@ -93,14 +101,14 @@ async fn a_stopped_job_continues_and_ends_as_one_that_was_not() {
     let store = store(&folder).await;
     let lock = lock(&folder, 0.15);
     let run = Run::begin(&store, &lock).await.unwrap();
-    let ran = run.go(flow(lock.clone(), 2)).await.unwrap();
+    let ran = go(&run, flow(lock.clone(), 2)).await.unwrap();
     assert_eq!((ran.exit, ran.outcome.is_none()), (Exit::Interrupted, true));
     assert_eq!(best(&folder).trial, 0);
     assert_eq!(store.find_job(None).await.unwrap().state, JobState::Interrupted);
 
     let run = Run::begin(&store, &lock).await.unwrap();
     assert_eq!(run.job.continued, Some(2));
-    let ran = run.go(flow(lock, 99)).await.unwrap();
+    let ran = go(&run, flow(lock, 99)).await.unwrap();
     let outcome = ran.outcome.unwrap();
     assert_eq!((ran.exit, outcome.finish, outcome.chosen), (Exit::Success, Finish::WithinBudget, 4));
     assert_eq!(best(&folder).trial, 4);
@@ -114,7 +122,7 @@ async fn without_a_qconfig_within_the_budget_fp32_is_chosen() {
     let folder = TempDir::new().unwrap();
     let store = store(&folder).await;
     let lock = lock(&folder, 0.05);
-    let ran = Run::begin(&store, &lock).await.unwrap().go(flow(lock, 99)).await.unwrap();
+    let ran = go(&Run::begin(&store, &lock).await.unwrap(), flow(lock, 99)).await.unwrap();
     assert_eq!((ran.exit, ran.exit.code()), (Exit::NothingWithinBudget, 3));
     assert_eq!(best(&folder).trial, 0);
     assert_eq!(store.find_job(None).await.unwrap().within_budget, Some(false));
@@ -126,10 +134,10 @@ async fn a_flow_that_fails_or_breaks_off_fails_the_job() {
     let store = store(&folder).await;
     let lock = lock(&folder, 0.05);
     let run = Run::begin(&store, &lock).await.unwrap();
-    let error = run.go(|_| Err(Stopped::Failed("no such luck".into()))).await.unwrap_err();
+    let error = go(&run, |_| Err(Stopped::Failed("no such luck".into()))).await.unwrap_err();
     assert_eq!(one_line(&error), "no such luck");
     let row = store.find_job(None).await.unwrap();
     assert_eq!((row.state, row.error.as_deref()), (JobState::Failed, Some("no such luck")));
-    let error = run.go(|_| panic!("a mistake")).await.unwrap_err();
+    let error = go(&run, |_| panic!("a mistake")).await.unwrap_err();
     assert!(error.to_string().contains("a mistake"), "{error}");
 }

@@ -1,10 +1,98 @@
 //! Groups of a model and what each loses in int8.
 
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
 use super::{
-    JobId, Store, StoreError,
+    JobId, JsonNumber, Store, StoreError, TrialSummary,
     rows::{count, int, number},
 };
-use crate::{graph::GroupId, pipeline::GroupFacts, search::Key, sensitivity::GroupSensitivity};
+use crate::{
+    graph::GroupId,
+    pipeline::GroupFacts,
+    quant::Precision,
+    search::Key,
+    sensitivity::{GroupSensitivity, RankBy},
+};
+
+/// A group of a model and what it loses in int8, in dB; `null` where it is not quantized.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GroupRow {
+    /// Stable id.
+    pub id: String,
+    /// Operator.
+    pub object_type: String,
+    /// Multiply-accumulates for one sample.
+    pub macs: u64,
+    /// Weights and biases.
+    pub parameters: u64,
+    /// Of the weight; `null` also for a group without.
+    pub weight_db: Option<JsonNumber>,
+    /// Of the group's output when it is fed the fp32 input.
+    pub local_db: Option<JsonNumber>,
+    /// Of the group's output in the int8 network.
+    pub accumulated_db: Option<JsonNumber>,
+    /// Of the network's output with this group alone quantized.
+    pub output_db: Option<JsonNumber>,
+    /// Least and greatest value of the group's output in calibration.
+    pub range: Option<[f32; 2]>,
+    /// How it runs in the chosen qconfig, `int8` or `fp32`; `null` before one is chosen.
+    #[schema(value_type = Option<String>)]
+    pub chosen: Option<Precision>,
+}
+
+impl GroupRow {
+    /// A group, and how it runs in the chosen trial.
+    pub fn new(group: &GroupFacts, chosen: Option<&TrialSummary>) -> GroupRow {
+        let s = group.sensitivity.as_ref();
+        let precision = |trial: &TrialSummary| match s.is_none() || trial.fp32_groups.contains(&group.id) {
+            true => Precision::Fp32,
+            false => Precision::Int8,
+        };
+        GroupRow {
+            chosen: chosen.map(precision),
+            id: group.id.clone(),
+            object_type: group.object_type.clone(),
+            macs: group.macs,
+            parameters: group.parameters,
+            weight_db: s.and_then(|s| s.weight).map(JsonNumber::from),
+            local_db: s.map(|s| s.local.into()),
+            accumulated_db: s.map(|s| s.accumulated.into()),
+            output_db: s.map(|s| s.output.into()),
+            range: s.map(|s| [s.range.0, s.range.1]),
+        }
+    }
+
+    /// One of its ratios, in dB.
+    pub fn decibel(&self, kind: RankBy) -> Option<f64> {
+        let decibel = match kind {
+            RankBy::Weight => &self.weight_db,
+            RankBy::Local => &self.local_db,
+            RankBy::Accumulated => &self.accumulated_db,
+            RankBy::Output => &self.output_db,
+        };
+        decibel.as_ref().and_then(JsonNumber::value)
+    }
+
+    /// As the facts of the group at `position` in topological order.
+    pub fn into_facts(self, position: usize) -> GroupFacts {
+        let value = |kind| self.decibel(kind);
+        let ratios = (value(RankBy::Local), value(RankBy::Accumulated), value(RankBy::Output), self.range);
+        let sensitivity = match ratios {
+            (Some(local), Some(accumulated), Some(output), Some([min, max])) => Some(GroupSensitivity {
+                group: GroupId(position),
+                weight: value(RankBy::Weight),
+                local,
+                accumulated,
+                output,
+                range: (min, max),
+            }),
+            _ => None,
+        };
+        let GroupRow { id, object_type, macs, parameters, .. } = self;
+        GroupFacts { id, object_type, macs, parameters, sensitivity }
+    }
+}
 
 /// Columns of one group.
 struct Columns {
@@ -94,7 +182,14 @@ impl Store {
     /// Whatever keeps it from being recorded, such as an analysis that is not there.
     pub async fn use_sensitivities(&self, job: JobId, key: &Key) -> Result<(), StoreError> {
         let key = key.to_string();
-        sqlx::query!("UPDATE jobs SET sensitivity_key = ? WHERE id = ?", key, job.0).execute(&self.pool).await?;
+        let used = sqlx::query!(
+            "UPDATE jobs SET sensitivity_key = ?1 WHERE id = ?2 AND sensitivity_key IS NOT ?1",
+            key,
+            job.0
+        );
+        if used.execute(&self.pool).await?.rows_affected() > 0 {
+            self.event(job, "sensitivities", "").await?;
+        }
         Ok(())
     }
 

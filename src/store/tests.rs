@@ -25,7 +25,7 @@ impl Clock for Ticks {
     }
 }
 
-fn clock() -> Arc<dyn Clock> {
+pub(super) fn clock() -> Arc<dyn Clock> {
     Arc::new(Ticks(AtomicI64::new(1_000_000)))
 }
 
@@ -33,7 +33,7 @@ async fn open(folder: &TempDir) -> Store {
     Store::open(&folder.path().join("qtuned.db"), clock()).await.unwrap()
 }
 
-fn lock(name: &str, max_drop: f64) -> JobLock {
+pub(super) fn lock(name: &str, max_drop: f64) -> JobLock {
     let text = format!(
         "{{name: {name}, model: {{onnx: m}}, data: {{images: {{csv: a}}, split: {{calibrate: 1}}}}, \
          budget: {{max_drop: {max_drop}}}}}"
@@ -42,7 +42,7 @@ fn lock(name: &str, max_drop: f64) -> JobLock {
     let _: &DataSpec = &spec.data;
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    JobLock::new(&Job { spec, folder: "/".into() }, sha256)
+    JobLock::new(&Job { spec, folder: "/".into(), root: None }, sha256)
 }
 
 fn latency(candidate_ns: Vec<u64>, fp32_ns: Vec<u64>) -> Latency {
@@ -51,7 +51,7 @@ fn latency(candidate_ns: Vec<u64>, fp32_ns: Vec<u64>) -> Latency {
     Latency { candidate_ns, fp32_ns, fingerprint }
 }
 
-fn trial(id: u8, right: usize, ns: Option<Vec<u64>>) -> Trial {
+pub(super) fn trial(id: u8, right: usize, ns: Option<Vec<u64>>) -> Trial {
     let correct: Vec<bool> = (0..20).map(|i| i < right).collect();
     Trial {
         key: Key([id; 32]),
@@ -64,7 +64,7 @@ fn trial(id: u8, right: usize, ns: Option<Vec<u64>>) -> Trial {
     }
 }
 
-fn facts() -> TrialFacts {
+pub(super) fn facts() -> TrialFacts {
     let file = QConfigFile {
         job: "a".into(),
         model_sha256: "a".repeat(64),
@@ -80,7 +80,7 @@ fn facts() -> TrialFacts {
 async fn a_trial_reads_back_as_recorded_and_is_recorded_once() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;
-    let job = store.begin_job(&lock("a", 0.1)).await.unwrap().id;
+    let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
     let first = trial(1, 13, Some(vec![3, 1, 2]));
     for _ in 0..2 {
         store.record_trial(job, 0, Metric::Top1, &first, &facts()).await.unwrap();
@@ -106,8 +106,8 @@ async fn a_trial_reads_back_as_recorded_and_is_recorded_once() {
 async fn jobs_that_share_a_trial_may_come_from_different_starts() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;
-    let first = store.begin_job(&lock("a", 0.1)).await.unwrap().id;
-    let second = store.begin_job(&lock("a", 0.2)).await.unwrap().id;
+    let first = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
+    let second = store.begin_job(&lock("a", 0.2), "me").await.unwrap().id;
     let shared = trial(1, 13, None);
     store.record_trial(first, 0, Metric::Top1, &shared, &facts()).await.unwrap();
     let other = Trial { fp32_groups: vec![GroupId(2)], ..shared.clone() };
@@ -123,7 +123,7 @@ async fn jobs_that_share_a_trial_may_come_from_different_starts() {
 async fn decibels_may_be_infinite_and_bits_must_agree() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;
-    let job = store.begin_job(&lock("a", 0.1)).await.unwrap().id;
+    let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
     let mut equal = trial(1, 0, None);
     equal.evaluation =
         Evaluation { score: Score::Decibel { value: f64::INFINITY, total: 4 }, correct: vec![], seconds: 1.0 };
@@ -142,30 +142,30 @@ async fn the_same_lock_continues_its_job() {
     let folder = TempDir::new().unwrap();
     let (path, ticks) = (folder.path().join("qtuned.db"), clock());
     let store = Store::open(&path, Arc::clone(&ticks)).await.unwrap();
-    let first = store.begin_job(&lock("a", 0.1)).await.unwrap();
+    let first = store.begin_job(&lock("a", 0.1), "me").await.unwrap();
     assert_eq!(first.continued, None);
     store.record_trial(first.id, 0, Metric::Top1, &trial(1, 3, None), &facts()).await.unwrap();
-    store.end_job(first.id, &JobEnd::Interrupted, 75).await.unwrap();
+    store.end_job(first.id, "me", &JobEnd::Interrupted, 75).await.unwrap();
     store.close().await;
 
     let store = Store::open(&path, ticks).await.unwrap();
-    let again = store.begin_job(&lock("a", 0.1)).await.unwrap();
+    let again = store.begin_job(&lock("a", 0.1), "me").await.unwrap();
     assert_eq!(again, BegunJob { id: first.id, continued: Some(1) });
-    let other = store.begin_job(&lock("a", 0.2)).await.unwrap();
+    let other = store.begin_job(&lock("a", 0.2), "me").await.unwrap();
     assert_ne!(other.id, first.id);
     let end = JobEnd::Succeeded { finish: Finish::WithinBudget, chosen: 0, within_budget: false };
-    store.end_job(first.id, &end, 3).await.unwrap();
+    store.end_job(first.id, "me", &end, 3).await.unwrap();
 
     let row = store.find_job(Some(&first.id.to_string())).await.unwrap();
     assert_eq!((row.state, row.finish, row.chosen), (JobState::Succeeded, Some(Finish::WithinBudget), Some(0)));
     assert_eq!((row.within_budget, row.trials), (Some(false), 1));
-    assert!(row.created_ms < row.started_ms && Some(row.started_ms) < row.finished_ms);
+    assert!(Some(row.created_ms) < row.started_ms && row.started_ms < row.finished_ms);
     assert_eq!(store.find_job(Some("a")).await.unwrap().id, other.id);
     assert_eq!(store.find_job(None).await.unwrap().id, other.id);
     assert!(matches!(store.find_job(Some("b")).await, Err(StoreError::NoSuchJob { .. })));
     let events: Vec<String> =
         sqlx::query_scalar("SELECT kind FROM events ORDER BY id").fetch_all(&store.pool).await.unwrap();
-    assert_eq!(events, ["started", "interrupted", "continued", "started", "succeeded"]);
+    assert_eq!(events, ["started", "trial", "interrupted", "continued", "started", "succeeded"]);
 }
 
 fn group(position: usize, id: &str, output: Option<f64>) -> GroupFacts {
@@ -185,7 +185,7 @@ fn the_ledger_keeps_sensitivities_by_key() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let folder = TempDir::new().unwrap();
     let store = runtime.block_on(open(&folder));
-    let job = runtime.block_on(store.begin_job(&lock("a", 0.1))).unwrap().id;
+    let job = runtime.block_on(store.begin_job(&lock("a", 0.1), "me")).unwrap().id;
     let mut ledger = StoreLedger::new(store.clone(), job, Metric::Top1, runtime.handle().clone());
     let key = Key([5; 32]);
     assert!(ledger.sensitivities(&key).unwrap().is_none());
@@ -234,8 +234,46 @@ async fn files_that_are_not_ours_are_refused() {
     .unwrap();
     store.close().await;
     assert!(matches!(refused().await, StoreError::Newer { version: 29990101000000, .. }));
-    assert!(matches!(Store::query(&path, "SELECT 1").await, Err(StoreError::Newer { .. })));
+    assert!(matches!(Store::query(&path, "SELECT 1", QueryLimits::NONE).await, Err(StoreError::Newer { .. })));
     assert!(matches!(Store::open_existing(&path, clock()).await, Err(StoreError::Newer { .. })));
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_schema_is_brought_up_to_date() {
+    use sqlx::{Connection, SqliteConnection, migrate::Migrator, sqlite::SqliteConnectOptions};
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("qtuned.db");
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut old = SqliteConnection::connect_with(&options).await.unwrap();
+    let first = connect::MIGRATIONS.iter().next().unwrap().clone();
+    Migrator::with_migrations(vec![first]).run_direct(None, &mut old, false).await.unwrap();
+    let yaml = lock("old", 0.1).to_yaml().unwrap();
+    sqlx::query(
+        "INSERT INTO jobs (id, name, identity, lock, metric, model_sha256, qtuned_version, state, created_ms, started_ms)
+         VALUES (7, 'old', ?1, ?2, 'top1', ?1, '0.1.0', 'running', 1, 2)",
+    )
+    .bind("a".repeat(64))
+    .bind(yaml)
+    .execute(&mut old)
+    .await
+    .unwrap();
+    sqlx::query("INSERT INTO events (job_id, time_ms, kind, detail) VALUES (7, 2, 'started', '')")
+        .execute(&mut old)
+        .await
+        .unwrap();
+    old.close().await.unwrap();
+
+    let store = Store::open(&path, clock()).await.unwrap();
+    let row = store.find_job(Some("old")).await.unwrap();
+    // Of its process nothing is known any more.
+    assert_eq!((row.id.0, row.state, row.started_ms, row.submitted_ms), (7, JobState::Interrupted, Some(2), None));
+    assert_eq!(store.events(row.id, 0, 10).await.unwrap().len(), 1);
+    assert!(store.claim("me").await.unwrap().is_none());
+    store.retry(row.id).await.unwrap();
+    assert_eq!(store.claim("me").await.unwrap().unwrap().job.continued, Some(0));
+    let broken: Vec<sqlx::sqlite::SqliteRow> =
+        sqlx::query("PRAGMA foreign_key_check").fetch_all(&store.pool).await.unwrap();
+    assert!(broken.is_empty());
 }
 
 #[tokio::test]
@@ -243,24 +281,68 @@ async fn queries_read_and_cannot_write() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("qtuned.db");
     let store = open(&folder).await;
-    store.begin_job(&lock("a", 0.1)).await.unwrap();
-    let rows = Store::query(&path, "SELECT id, name, 9e999 AS r, NULL AS n, x'0aff' AS b FROM jobs").await.unwrap();
+    store.begin_job(&lock("a", 0.1), "me").await.unwrap();
+    let rows = Store::query(&path, "SELECT id, name, 9e999 AS r, NULL AS n, x'0aff' AS b FROM jobs", QueryLimits::NONE)
+        .await
+        .unwrap();
     assert_eq!(rows.columns, ["id", "name", "r", "n", "b"]);
     assert_eq!(
         rows.rows,
         [[Cell::Integer(1), Cell::Text("a".into()), Cell::Real(f64::INFINITY), Cell::Null, Cell::Blob(vec![10, 255])]]
     );
     let json = serde_json::to_string(&rows.rows[0]).unwrap();
-    assert_eq!(json, r#"[1,"a","inf",null,"0aff"]"#);
-    let empty = Store::query(&path, "SELECT * FROM front").await.unwrap();
+    assert_eq!(json, r#"[1,"a","inf",null,{"hex":"0aff"}]"#);
+    assert_eq!(serde_json::from_str::<Vec<Cell>>(&json).unwrap(), rows.rows[0]);
+    let empty = Store::query(&path, "SELECT * FROM front", QueryLimits::NONE).await.unwrap();
     assert!(empty.rows.is_empty() && empty.columns.contains(&"on_front".to_owned()));
-    for sql in ["WITH a AS (SELECT 1) DELETE FROM jobs", "SELECT * FROM nowhere", "SELECT"] {
-        assert!(matches!(Store::query(&path, sql).await, Err(StoreError::Refused(_))), "{sql}");
+    let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let time = std::time::Duration::from_millis(100);
+    let limits = QueryLimits { rows: 3, bytes: 1000, value: Some(1 << 20), time };
+    let some = Store::query(&path, many, limits).await.unwrap();
+    assert_eq!((some.rows.len(), some.truncated), (3, true));
+    let endless = Store::query(&path, &format!("SELECT count(*) FROM ({many})"), limits).await.unwrap_err();
+    assert_eq!(endless.to_string(), "the statement took longer than 0 s");
+    let large = Store::query(&path, "SELECT zeroblob(1001)", limits).await.unwrap_err();
+    assert_eq!(large.to_string(), "the result has more than 1000 bytes");
+    // A value that is made on the way takes as much memory as one in the result.
+    for sql in ["SELECT zeroblob(1 << 30)", "SELECT length(hex(randomblob(1 << 20)))"] {
+        let huge = Store::query(&path, sql, limits).await.unwrap_err();
+        assert_eq!(huge.to_string(), "string or blob too big", "{sql}");
     }
-    assert_eq!(store.jobs().await.unwrap().len(), 1);
+    for (sql, problem) in [
+        ("", "expected a SELECT statement, found nothing"),
+        ("-- nothing", "expected a SELECT statement, found nothing"),
+        ("SELECT 1; SELECT 2", "expected one statement, found more"),
+        ("SELECT 'a' ; DROP TABLE jobs", "expected one statement, found more"),
+        ("SELECT * FROM nowhere", "no such table: nowhere"),
+        ("SELECT", "incomplete input"),
+        ("(SELECT 1)", "near \"(\": syntax error"),
+        ("WITH a AS (SELECT 1) DELETE FROM jobs", "queries only read"),
+        ("DELETE FROM jobs", "queries only read"),
+        ("VACUUM INTO 'x'", "queries only read"),
+        ("ATTACH 'x' AS y", "queries only read"),
+        ("BEGIN IMMEDIATE", "queries only read"),
+        ("PRAGMA query_only = OFF", "queries only read"),
+        ("PRAGMA journal_mode = DELETE", "queries only read"),
+        ("CREATE TEMP TABLE t (a)", "queries only read"),
+    ] {
+        let refused = Store::query(&path, sql, QueryLimits::NONE).await;
+        let Err(StoreError::Refused(text)) = refused else { panic!("{sql}: {refused:?}") };
+        assert!(text.starts_with(problem), "{sql}: {text}");
+    }
+    for sql in [
+        "select 1;",
+        "  WITH a AS (SELECT 1) SELECT * FROM a ; -- done; really",
+        "/* a; b */ VALUES (';', 'it''s;')",
+        "EXPLAIN QUERY PLAN SELECT 1",
+        "SELECT name FROM pragma_table_info('jobs')",
+    ] {
+        Store::query(&path, sql, QueryLimits::NONE).await.unwrap();
+    }
+    assert_eq!(store.jobs(&JobFilter::default()).await.unwrap().len(), 1);
     // The views can be read by everyone, whatever they show.
     for view in ["trial_summary", "sensitivity", "latency_quartiles"] {
-        Store::query(&path, &format!("SELECT * FROM {view}")).await.unwrap();
+        Store::query(&path, &format!("SELECT * FROM {view}"), QueryLimits::NONE).await.unwrap();
     }
 }
 
@@ -279,8 +361,8 @@ proptest! {
         let summaries = runtime.block_on(async {
             let folder = TempDir::new().unwrap();
             let store = open(&folder).await;
-            let other = store.begin_job(&lock("other", 0.1)).await.unwrap().id;
-            let job = store.begin_job(&lock("a", 0.1)).await.unwrap().id;
+            let other = store.begin_job(&lock("other", 0.1), "me").await.unwrap().id;
+            let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
             // Another job with a trial that beats all must not matter.
             let best = Trial { key: Key([200; 32]), ..trial(0, 20, Some(vec![1])) };
             store.record_trial(other, 0, Metric::Top1, &best, &facts()).await.unwrap();

@@ -1,10 +1,15 @@
 //! Trials with their latencies, and which job they belong to.
 
-use serde::Serialize;
+use std::io::{self, Read, Write};
+
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
+use utoipa::ToSchema;
 
 use super::{
-    JobId, Store, StoreError,
+    JobId, JsonNumber, Store, StoreError,
+    queue::note,
     rows::{by_name, count, from_json, int, name_of, number, pack, to_json, unpack},
 };
 use crate::{
@@ -56,16 +61,18 @@ impl Columns {
 }
 
 /// A trial of a job with everything derived: one row of the view `trial_summary`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TrialSummary {
     /// Its number in the job; 0 is fp32.
     pub number: usize,
     /// What was measured.
     pub key: String,
-    /// The metric.
+    /// The metric: `top1`, `top5`, `agreement` or `sqnr`.
+    #[schema(value_type = String)]
     pub metric: Metric,
-    /// A fraction, or dB.
-    #[serde(serialize_with = "crate::store::json_number")]
+    /// A fraction, or dB; the text `inf` when nothing is lost.
+    #[serde(with = "crate::store::json_number")]
+    #[schema(value_type = JsonNumber)]
     pub score: f64,
     /// Samples that were right; `None` for the metric sqnr.
     pub correct: Option<u64>,
@@ -95,7 +102,8 @@ pub struct TrialSummary {
     pub on_front: bool,
     /// Whether the job chose it.
     pub chosen: bool,
-    /// Where and how its latency was taken.
+    /// Where and how its latency was taken: `cpu`, `kernel`, `threads`, `batch` and `quota_milli_cpus`.
+    #[schema(value_type = Option<Object>)]
     pub fingerprint: Option<Fingerprint>,
 }
 
@@ -106,6 +114,13 @@ impl TrialSummary {
             Some(correct) => Score::Count { correct, total: self.total },
             None => Score::Decibel { value: self.score, total: self.total },
         }
+    }
+
+    /// Those on the front, the fastest first.
+    pub fn front(mut trials: Vec<TrialSummary>) -> Vec<TrialSummary> {
+        trials.retain(|trial| trial.on_front);
+        trials.sort_by(|a, b| a.median_ns.partial_cmp(&b.median_ns).unwrap_or(std::cmp::Ordering::Equal));
+        trials
     }
 }
 
@@ -166,12 +181,17 @@ impl Store {
         let number = int(WHAT, number)?;
         let fp32_groups = to_json(WHAT, &facts.fp32_names)?;
         let fp32_positions = to_json(WHAT, &trial.fp32_groups.iter().map(|group| group.0).collect::<Vec<_>>())?;
+        let file = compressed(facts)?;
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let id = insert_trial(&mut transaction, metric, trial, facts, now).await?;
         let run = match &trial.latency {
             Some(latency) => Some(insert_latency(&mut transaction, id, latency, now).await?),
             None => None,
         };
+        let before =
+            sqlx::query_scalar!("SELECT count(*) FROM job_trials WHERE job_id = ? AND number = ?", job.0, number)
+                .fetch_one(&mut *transaction)
+                .await?;
         let linked = sqlx::query!(
             "INSERT INTO job_trials (job_id, number, trial_id, latency_run_id, fp32_groups, fp32_positions, created_ms)
              VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -191,8 +211,35 @@ impl Store {
             let problem = format!("trial {number} of job {job} was another one before");
             return Err(StoreError::Unrecordable { what: WHAT, problem });
         }
+        sqlx::query!(
+            "INSERT INTO qconfig_files (job_id, number, file) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            job.0,
+            number,
+            file
+        )
+        .execute(&mut *transaction)
+        .await?;
+        if before == 0 {
+            note(&mut transaction, job.0, now, "trial", &number.to_string()).await?;
+        }
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// The qconfig of a job's trial written whole, in YAML.
+    ///
+    /// # Errors
+    /// No such trial, one recorded by a version that did not keep it, or whatever keeps it from being read.
+    pub async fn qconfig_file(&self, job: JobId, trial: usize) -> Result<String, StoreError> {
+        let number = int(WHAT, trial)?;
+        let file = sqlx::query_scalar!("SELECT file FROM qconfig_files WHERE job_id = ? AND number = ?", job.0, number)
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or(StoreError::NoQConfig { id: job, trial })?;
+        let mut text = String::new();
+        let unreadable = |e: io::Error| StoreError::Corrupt { what: "a qconfig file", problem: e.to_string() };
+        GzDecoder::new(&file[..]).read_to_string(&mut text).map_err(unreadable)?;
+        Ok(text)
     }
 
     /// The trials of a job, in order, with everything derived.
@@ -283,6 +330,14 @@ impl TryFrom<SummaryColumns> for TrialSummary {
             fingerprint,
         })
     }
+}
+
+/// The qconfig file of a trial as it is kept.
+fn compressed(facts: &TrialFacts) -> Result<Vec<u8>, StoreError> {
+    let unwritable = |problem: String| StoreError::Unrecordable { what: "a qconfig file", problem };
+    let yaml = serde_yaml::to_string(&facts.file).map_err(|e| unwritable(e.to_string()))?;
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(yaml.as_bytes()).and_then(|()| encoder.finish()).map_err(|e| unwritable(e.to_string()))
 }
 
 /// The row of a trial, inserted when it is new.

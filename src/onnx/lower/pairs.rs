@@ -62,6 +62,7 @@ pub(super) fn arithmetic(site: &Site<'_>) -> Result<Outcome, Refusal> {
 fn per_channel(site: &Site<'_>, constant: usize, array: &Array<f32>) -> Result<Option<(Factors, String)>, Refusal> {
     let (view, shape) = site.view(1 - constant)?;
     let (rank, dims) = (view.axes.len(), &array.dims);
+    site.budget.spend(array.data.len())?;
     let Some(missing) = rank.checked_sub(dims.len()) else { return Ok(None) };
     let Some(&first) = array.data.first() else { return Ok(None) };
     let grows = (0..dims.len()).any(|at| dims[at] != 1 && view.axes[at + missing].is_empty());

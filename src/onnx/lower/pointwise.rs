@@ -128,14 +128,15 @@ pub(super) fn softmax(site: &Site<'_>) -> Result<Outcome, Refusal> {
     }
     // Before operator set 13 all dimensions from the axis on count as one: the same as a single axis when the others
     // are 1.
-    if site.opset < 13 && given + 1 < rank {
+    if site.opset < 13 {
         let (value, shape) = site.value(0)?;
-        let mut wide = (given - 1..shape.len()).filter(|&at| shape[at] != 1);
-        let one = wide.next().unwrap_or(given - 1);
+        let first = given.checked_sub(1).ok_or("its axis is the batch, which is not supported")?;
+        let mut wide = (first..shape.len()).filter(|&at| shape[at] != 1);
+        let one = wide.next().unwrap_or(first);
         if wide.next().is_none() {
             return Ok(Outcome::one(value, Op::Softmax { axis: one, log }, shape));
         }
-        let joined = [shape[..given - 1].iter().product::<usize>(), shape[given - 1..].iter().product()];
+        let joined = [shape[..first].iter().product::<usize>(), shape[first..].iter().product()];
         return Ok(Outcome::chain(
             value,
             vec![

@@ -23,7 +23,10 @@ impl Build {
         };
         let batch = dimension_proto::Value::DimParam("N".to_owned());
         let rest = shape.iter().map(|&dim| dimension_proto::Value::DimValue(dim));
-        let dim = std::iter::once(batch).chain(rest).map(|value| DimensionProto { value: Some(value) }).collect();
+        let dim = std::iter::once(batch)
+            .chain(rest)
+            .map(|value| DimensionProto { value: Some(value), ..Default::default() })
+            .collect();
         build.graph().input.push(tensor_value("x", data_type::FLOAT, dim));
         build
     }
@@ -75,13 +78,13 @@ impl Build {
             name: name.to_owned(),
             op_type: op_type.to_owned(),
             attribute: attributes.to_vec(),
-            domain: String::new(),
+            ..Default::default()
         });
         self
     }
 
     pub(super) fn output(mut self, name: &str) -> Build {
-        self.graph().output.push(ValueInfoProto { name: name.to_owned(), r#type: None });
+        self.graph().output.push(ValueInfoProto { name: name.to_owned(), ..Default::default() });
         self
     }
 
@@ -132,7 +135,8 @@ pub(super) fn op_types(graph: &Graph) -> Vec<&str> {
 
 pub(super) fn tensor_value(name: &str, elem_type: i32, dim: Vec<DimensionProto>) -> ValueInfoProto {
     let tensor_type = Some(TensorTypeProto { elem_type, shape: Some(TensorShapeProto { dim }) });
-    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }) }
+    let r#type = Some(TypeProto { tensor_type, ..Default::default() });
+    ValueInfoProto { name: name.to_owned(), r#type, ..Default::default() }
 }
 
 pub(super) fn floats(name: &str, dims: &[i64], data: &[f32]) -> TensorProto {

@@ -64,8 +64,11 @@ fn graphs_without_a_clear_way_in_or_out() {
 fn inputs() {
     let typed = |elem_type, values: Vec<Option<dimension_proto::Value>>| {
         let mut build = Build::new(13, &[4]).node("Relu", &["x"], "y", &[]);
-        build.graph().input[0] =
-            tensor_value("x", elem_type, values.into_iter().map(|value| DimensionProto { value }).collect());
+        build.graph().input[0] = tensor_value(
+            "x",
+            elem_type,
+            values.into_iter().map(|value| DimensionProto { value, ..Default::default() }).collect(),
+        );
         build.error()
     };
     let number = |n| Some(dimension_proto::Value::DimValue(n));

@@ -139,6 +139,12 @@ export class JobView {
       section("About this job", null, this.facts, this.links),
     );
     root.replaceChildren(this.head, this.body);
+    // Names are shorter where there is less room.
+    matchMedia("(max-width: 639px)").addEventListener("change", () => {
+      if (!this.report) return;
+      drawTrials(this);
+      drawGroups(this);
+    });
   }
 
   /** Shows this report; nothing happens when it is the one that is shown. */
@@ -170,9 +176,13 @@ export class JobView {
     const chosen = trials.find((trial) => trial.chosen);
     const lead = () => {
       if (!chosen)
-        return job.state === "running" && trials.length
-          ? "The search is running; the figures are those of its latest trial."
-          : "";
+        return job.state === "queued"
+          ? "The job waits for a worker."
+          : job.state === "running"
+            ? trials.length
+              ? "The search is running; the figures are those of its latest trial."
+              : "The search is running."
+            : "";
       if (chosen.number === 0) return "No quantized qconfig is within the budget: fp32 is chosen.";
       const faster =
         chosen.speed_up === null
@@ -274,11 +284,8 @@ export class JobView {
               .join("; ")
           : NONE,
       ),
-      fact("Started", time(job.started_ms)),
-      fact(
-        "Took",
-        or(job.finished_ms, (end) => duration(end - job.started_ms)),
-      ),
+      fact("Started", or(job.started_ms, time)),
+      fact("Took", job.started_ms && job.finished_ms ? duration(job.finished_ms - job.started_ms) : NONE),
       fact("Made by", `qtuned ${qtuned}, job ${job.id}`),
     );
     this.links.replaceChildren(

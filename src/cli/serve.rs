@@ -1,0 +1,101 @@
+//! `qtuned serve`.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use tokio::net::TcpListener;
+
+use super::{Global, available_threads, signals};
+use crate::{
+    cancel::Cancel,
+    runner::{self, JobLines, Workshop},
+    server::{Access, Server, Uploads},
+    store::{Store, SystemClock},
+};
+
+/// Run the jobs of a queue and answer over HTTP until asked to stop
+///
+/// On SIGINT or SIGTERM no job is taken any more, the running ones leave their evaluation, and the process ends within
+/// ten seconds; the next one goes on with them. A second signal ends it at once, and nothing that was recorded is lost.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  qtuned serve
+  qtuned serve --workers 2 --db /data/qtuned.db
+  qtuned serve --keep-days 30
+  qtuned serve --listen 0.0.0.0:7878 --token-file tokens --data-root /data")]
+pub(super) struct ServeArgs {
+    /// Jobs that run at the same time; the CPUs are divided among them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+
+    /// Threads of all workers together; all CPUs when not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Where to listen; port 0 takes a free one, which is told in the log
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7878")]
+    listen: SocketAddr,
+
+    /// Lines `read TOKEN` and `write TOKEN`: who may. Needed on any address that is not loopback
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// The folder below which jobs that come over HTTP may read; paths in them are relative to it. Without it they
+    /// read what this process can on a loopback address, and nothing on another
+    #[arg(long, value_name = "DIR")]
+    data_root: Option<PathBuf>,
+
+    /// Where files are kept that clients upload; a folder beside the database when not given
+    #[arg(long, value_name = "DIR")]
+    uploads: Option<PathBuf>,
+
+    /// Largest file that a client may upload, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    max_upload: u64,
+
+    /// Remove jobs this many days after they ended, with the trials that only they have; never when not given
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    keep_days: Option<u32>,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(super) fn run(global: &Global, args: &ServeArgs, lines: JobLines) -> Result<()> {
+    let workers = usize::from(args.workers);
+    let threads = (args.threads.map_or_else(available_threads, usize::from) / workers).max(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let served = runtime.block_on(async {
+        let stop = Cancel::default();
+        signals::stop_on_signals(&stop, || tracing::info!("stopping (once more to stop at once)"))?;
+        let access = Access::new(args.listen, args.token_file.as_deref(), args.data_root.as_deref())?;
+        let listener = TcpListener::bind(args.listen).await;
+        let listener = listener.with_context(|| format!("failed to listen on {}", args.listen))?;
+        let address = listener.local_addr()?;
+        let store = Store::open(&global.db, Arc::new(SystemClock)).await?;
+        tokio::spawn(lines.keep(store.clone()));
+        let workshop = Workshop::new(store.clone(), threads, stop.clone());
+        if let Some(days) = args.keep_days {
+            tokio::spawn(runner::forget_old(store.clone(), SystemClock, DAY * days, stop.clone()));
+        }
+        let uploads = args.uploads.clone().unwrap_or_else(|| global.db.with_extension("uploads"));
+        let uploads = Uploads::new(uploads, args.max_upload << 20);
+        let server = Server::new(store.clone(), &global.db, Arc::clone(&workshop), access, uploads, stop);
+        let work = |workshop: &Arc<Workshop>| {
+            let workshop = Arc::clone(workshop);
+            tokio::spawn(async move { workshop.work().await })
+        };
+        let working: Vec<_> = (0..workers).map(|_| work(&workshop)).collect();
+        tracing::info!(workers, threads, database = %global.db.display(), "serving on http://{address}");
+        server.serve(listener).await?;
+        for worker in working {
+            worker.await?;
+        }
+        tokio::time::sleep(runner::GATHER).await;
+        store.close().await;
+        anyhow::Ok(())
+    });
+    // A search that did not stop in time is left behind: what it recorded is on disk.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    served
+}

@@ -1,0 +1,164 @@
+//! The network in a qconfig as other engines run it: the original ONNX file with QuantizeLinear and DequantizeLinear
+//! around what is quantized.
+//!
+//! What changes in the file is this, and nothing else; whatever is left keeps its name:
+//!
+//! * A pair of QuantizeLinear and DequantizeLinear stands behind each int8 group, and before it where its input is not on
+//!   the wanted grid yet. Where a qconfig uses fewer integers than the type has, a Clip of integers stands in between.
+//! * Layers in fp32 that read integers have a DequantizeLinear of their own, with a scale for each channel, all the same:
+//!   ONNX Runtime would quantize their weights otherwise.
+//! * Weights of int8 groups are s8 and biases s32, each behind a DequantizeLinear.
+//! * What the importer folds into an int8 `Conv` or `Gemm` is folded in the file too: BatchNormalization, additions of
+//!   constants, and the factors `alpha` and `beta`.
+//! * An operator set that is too old for all this becomes 13. The nodes rewritten for that are those of
+//!   [`opset`](mod@opset); a file with others is refused.
+//! * What only the changed nodes read is left out.
+
+mod external;
+mod layer;
+mod lists;
+mod opset;
+mod rewrite;
+mod tensors;
+
+use std::{io, path::Path, path::PathBuf};
+
+use prost::Message;
+
+pub use lists::{Tool, list};
+
+use crate::{
+    graph::{GroupId, Groups},
+    onnx::{
+        Model,
+        proto::{ModelProto, TensorTypeProto, TypeProto, ValueInfoProto},
+    },
+    ptq::Converted,
+    quant::QConfigFile,
+};
+
+/// The file that is exported, and what it was imported as.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The file's bytes.
+    pub bytes: &'a [u8],
+    /// Where its external data is.
+    pub folder: &'a Path,
+    /// What these bytes were imported as.
+    pub model: &'a Model,
+    /// Its groups.
+    pub groups: &'a Groups,
+}
+
+/// A model written for other engines.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// The ONNX file.
+    pub model: Vec<u8>,
+    /// What goes into the file of external data beside it, where the original has external data.
+    pub data: Option<Vec<u8>>,
+    /// The integers that each int8 group writes.
+    pub probes: Vec<Probe>,
+}
+
+/// The integers that an int8 group writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The group.
+    pub group: GroupId,
+    /// Name of the value.
+    pub value: String,
+    /// Its type.
+    element_type: i32,
+}
+
+impl Exported {
+    /// The ONNX file with the integers of the groups as further outputs, for comparing engines layer by layer.
+    ///
+    /// # Errors
+    /// Bytes that are no ONNX message.
+    pub fn probed(&self) -> Result<Vec<u8>, prost::DecodeError> {
+        let mut proto = ModelProto::decode(&self.model[..])?;
+        if let Some(graph) = &mut proto.graph {
+            graph.output.extend(self.probes.iter().map(|probe| {
+                let tensor_type = Some(TensorTypeProto { elem_type: probe.element_type, shape: None });
+                let r#type = Some(TypeProto { tensor_type, ..Default::default() });
+                ValueInfoProto { name: probe.value.clone(), r#type, ..Default::default() }
+            }));
+        }
+        Ok(proto.encode_to_vec())
+    }
+}
+
+/// What keeps a model from being exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The bytes are not what the model was imported from.
+    #[error("not an ONNX model, or another one than the qconfig is for")]
+    Source,
+    /// A node that ONNX cannot quantize as the engine does.
+    #[error("node `{node}` (`{op_type}`) {reason}")]
+    Node {
+        /// Its name in the graph.
+        node: String,
+        /// Its operator.
+        op_type: String,
+        /// Why not, and what helps.
+        reason: String,
+    },
+    /// Something of the file as a whole.
+    #[error("{0}")]
+    Model(String),
+    /// A node that is not known to mean the same in a newer operator set.
+    #[error(
+        "operator set {from} has no scales for each channel, and node `{node}` (`{op_type}`) cannot be carried over to operator set \
+         {to}: convert the file with onnx.version_converter first"
+    )]
+    Opset {
+        /// The file's.
+        from: i64,
+        /// The one that is needed.
+        to: i64,
+        /// The node.
+        node: String,
+        /// Its operator.
+        op_type: String,
+    },
+    /// External data could not be read.
+    #[error("external data `{}` of tensor `{tensor}` could not be read", path.display())]
+    External {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The file with the groups quantized as `file` says, which `restored` was made of. `data_name` is the name of the file
+/// of external data, used where the original has such data.
+///
+/// # Errors
+/// A node that ONNX cannot express so, an operator set that cannot be raised, or external data that cannot be read.
+pub fn qdq(
+    source: &Source<'_>,
+    file: &QConfigFile,
+    restored: &Converted,
+    data_name: &str,
+) -> Result<Exported, ExportError> {
+    let mut proto = ModelProto::decode(source.bytes).map_err(|_| ExportError::Source)?;
+    let quantized = rewrite::quantized(source, file, restored);
+    let mut probes = Vec::new();
+    if !quantized.is_empty() {
+        opset::raise(&mut proto, source.model)?;
+        let graph = proto.graph.take().ok_or(ExportError::Source)?;
+        let (graph, written) = rewrite::rewrite(source, graph, &quantized)?;
+        (proto.graph, probes) = (Some(graph), written);
+        // Initializers that are no inputs, and the types of integers, are of IR version 4.
+        proto.ir_version = proto.ir_version.max(4);
+    }
+    let data = external::gather(&mut proto, source.folder, data_name)?;
+    Ok(Exported { model: proto.encode_to_vec(), data, probes })
+}

@@ -1,0 +1,447 @@
+//! The nodes of a file with pairs of QuantizeLinear and DequantizeLinear among them.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{ExportError, Probe, Source, tensors};
+use crate::{
+    engine::GroupQuantization,
+    graph::{Group, GroupId, NodeId},
+    onnx::{
+        Names,
+        proto::{GraphProto, NodeProto, TensorProto, data_type},
+    },
+    ptq::Converted,
+    quant::{ActivationDtype, Affine, QConfigFile, WeightScales},
+};
+
+/// A group that runs in integers.
+pub(super) struct Quantized<'a> {
+    id: GroupId,
+    pub(super) group: &'a Group,
+    pub(super) quantization: &'a GroupQuantization,
+    /// Type of its activations.
+    pub(super) dtype: ActivationDtype,
+    /// Scales of its weight, where it has one.
+    pub(super) scales: Option<WeightScales>,
+}
+
+/// The groups that run in integers, in topological order.
+pub(super) fn quantized<'a>(source: &Source<'a>, file: &QConfigFile, restored: &'a Converted) -> Vec<Quantized<'a>> {
+    let mut all = Vec::new();
+    for ((id, written), quantization) in source.groups.ids().zip(&file.groups).zip(&restored.quantization) {
+        let (Some(quantization), Some(output)) = (quantization, &written.output) else { continue };
+        let group = source.groups.get(id);
+        let scales = super::layer::scales(source.model.graph.node(group.anchor), quantization);
+        all.push(Quantized { id, group, quantization, dtype: output.dtype, scales });
+    }
+    all
+}
+
+/// A file while it is rewritten.
+pub(super) struct Rewrite<'a> {
+    pub(super) source: &'a Source<'a>,
+    pub(super) file: GraphProto,
+    pub(super) names: Names,
+    /// Names of values that depend on the network's input.
+    pub(super) computed: HashSet<String>,
+    /// What readers of a value read now.
+    pub(super) moved: HashMap<String, String>,
+    /// Nodes that are folded into others.
+    pub(super) removed: HashSet<usize>,
+    /// Nodes added before and behind each node.
+    pub(super) before: Vec<Vec<NodeProto>>,
+    after: Vec<Vec<NodeProto>>,
+    pub(super) initializers: Vec<TensorProto>,
+    /// What a DequantizeLinear behind a group writes.
+    dequantized: HashMap<String, Dequantized>,
+    /// Pairs put before groups: what they quantize, on which grid, and what the last writes.
+    pairs: Vec<(String, Affine, String)>,
+}
+
+/// A value that a DequantizeLinear behind a group writes.
+struct Dequantized {
+    grid: Affine,
+    dtype: ActivationDtype,
+    /// What the DequantizeLinear reads.
+    integers: String,
+    /// Channels, or features.
+    channels: usize,
+    /// The node behind which it stands.
+    last: usize,
+    /// The same value from a DequantizeLinear for layers in f32, where one was made.
+    for_float: Option<String>,
+}
+
+/// Where a group is in the file.
+struct Place {
+    /// Its operator.
+    main: usize,
+    /// The operator's inputs that are values.
+    inputs: Vec<usize>,
+    /// The node that writes what is quantized.
+    last: usize,
+    /// What the QuantizeLinear behind it writes.
+    integers: String,
+}
+
+/// The graph with these groups in integers.
+pub(super) fn rewrite(
+    source: &Source<'_>,
+    file: GraphProto,
+    quantized: &[Quantized<'_>],
+) -> Result<(GraphProto, Vec<Probe>), ExportError> {
+    let original = Original { live: live(&file.node, &file), read: read(&file) };
+    let mut rewrite = Rewrite::new(source, file);
+    let mut places = Vec::with_capacity(quantized.len());
+    for one in quantized {
+        let place = rewrite.layer_and_output(one)?;
+        places.push(place);
+    }
+    rewrite.follow();
+    for (one, place) in quantized.iter().zip(&places) {
+        rewrite.inputs(one, place);
+    }
+    let integer: HashSet<usize> = places.iter().map(|place| place.main).collect();
+    rewrite.keep_float(&integer);
+    let probe = |(one, place): (&Quantized<'_>, Place)| Probe {
+        group: one.id,
+        value: place.integers,
+        element_type: element_type(one.dtype),
+    };
+    let probes = quantized.iter().zip(places).map(probe).collect();
+    Ok((rewrite.finish(&original), probes))
+}
+
+/// What the original needs.
+struct Original {
+    /// Nodes that its outputs depend on.
+    live: HashSet<usize>,
+    /// Names that its nodes read.
+    read: HashSet<String>,
+}
+
+impl<'a> Rewrite<'a> {
+    fn new(source: &'a Source<'a>, file: GraphProto) -> Rewrite<'a> {
+        let values = file.node.iter().flat_map(|node| &node.output).map(String::as_str);
+        let values = values.chain(file.initializer.iter().map(|tensor| tensor.name.as_str()));
+        let values = values.chain(file.input.iter().map(|input| input.name.as_str()));
+        let mut names = Names::new(values);
+        for node in &file.node {
+            names.node(&node.name);
+        }
+        let count = file.node.len();
+        Rewrite {
+            source,
+            computed: computed(&file, &source.model.graph.value(source.model.graph.input).name),
+            file,
+            names,
+            moved: HashMap::new(),
+            removed: HashSet::new(),
+            before: vec![Vec::new(); count],
+            after: vec![Vec::new(); count],
+            initializers: Vec::new(),
+            dequantized: HashMap::new(),
+            pairs: Vec::new(),
+        }
+    }
+
+    /// Why a node cannot be written.
+    pub(super) fn refuse(&self, node: NodeId, reason: impl Into<String>) -> ExportError {
+        let node = self.source.model.graph.node(node);
+        ExportError::Node { node: node.name.clone(), op_type: node.op_type.clone(), reason: reason.into() }
+    }
+
+    /// Quantizes a group's weight, and what the group writes.
+    fn layer_and_output(&mut self, one: &Quantized<'_>) -> Result<Place, ExportError> {
+        let origins = &self.source.model.origins;
+        let anchor = one.group.anchor;
+        let whole = || self.refuse(anchor, "is not a node of the file by itself; leave its group in fp32");
+        let (&main, folded) = origins.get(anchor.0).and_then(|nodes| nodes.split_first()).ok_or_else(whole)?;
+        if main >= self.file.node.len() || folded.iter().any(|&node| node >= self.file.node.len()) {
+            return Err(ExportError::Source);
+        }
+        if !self.follow_each_other(main, folded) {
+            return Err(self.refuse(anchor, "is apart from what is folded into it; leave its group in fp32"));
+        }
+        let inputs: Vec<usize> = (self.file.node[main].input.iter().enumerate())
+            .filter(|(_, name)| self.computed.contains(*name))
+            .map(|(at, _)| at)
+            .collect();
+        if inputs.len() != one.group.inputs.len() {
+            return Err(self.refuse(anchor, "reads other values in the file than in the network"));
+        }
+        let written = self.layer(one, main, folded)?;
+        let last = match one.group.activation.and_then(|node| origins.get(node.0)?.first()) {
+            Some(&activation) if activation < self.file.node.len() => activation,
+            _ => written,
+        };
+        let Some(output) = self.file.node[last].output.first().cloned() else { return Err(ExportError::Source) };
+        let grid = one.quantization.output;
+        let (raw, dequantized) = if self.file.output.iter().any(|value| value.name == output) {
+            // What leaves the network keeps its name; what is quantized gets a new one.
+            let raw = self.names.value(&format!("{output}_QuantizeLinear_Input"));
+            self.file.node[last].output[0].clone_from(&raw);
+            (raw, output.clone())
+        } else {
+            let dequantized = self.names.value(&format!("{output}_DequantizeLinear_Output"));
+            self.moved.insert(output.clone(), dequantized.clone());
+            (output.clone(), dequantized)
+        };
+        let nodes = self.pair(&output, &raw, grid, one.dtype, dequantized.clone());
+        let integers = nodes.last().and_then(|node| node.input.first().cloned()).unwrap_or_default();
+        self.after[last].extend(nodes);
+        let channels = self.source.model.graph.value(one.group.output).shape.first().copied().unwrap_or(1);
+        let value = Dequantized { grid, dtype: one.dtype, integers: integers.clone(), channels, last, for_float: None };
+        self.dequantized.insert(dequantized, value);
+        Ok(Place { main, inputs, last, integers })
+    }
+
+    /// Whether each node in `folded` reads what the one before it writes, the first what `main` writes; nodes that
+    /// change nothing may stand between.
+    fn follow_each_other(&self, main: usize, folded: &[usize]) -> bool {
+        let mut written: HashSet<&String> = self.file.node[main].output.iter().take(1).collect();
+        for &next in folded {
+            for node in &self.file.node {
+                let passes = matches!(node.op_type.as_str(), "Identity" | "Dropout");
+                if passes && node.input.first().is_some_and(|input| written.contains(input)) {
+                    written.extend(node.output.first());
+                }
+            }
+            if !self.file.node[next].input.iter().any(|input| written.contains(input)) {
+                return false;
+            }
+            written = self.file.node[next].output.iter().take(1).collect();
+        }
+        true
+    }
+
+    /// Has every node read what has moved.
+    fn follow(&mut self) {
+        for node in &mut self.file.node {
+            for input in &mut node.input {
+                // A value moves at most twice: to what it is folded into, and behind its pair.
+                while let Some(now) = self.moved.get(input) {
+                    input.clone_from(now);
+                }
+            }
+        }
+    }
+
+    /// Quantizes what a group reads where it is not on the wanted grid yet.
+    fn inputs(&mut self, one: &Quantized<'_>, place: &Place) {
+        debug_assert!(place.main <= place.last || self.removed.contains(&place.last));
+        for (&at, &grid) in place.inputs.iter().zip(&one.quantization.inputs) {
+            let value = self.file.node[place.main].input[at].clone();
+            if self.dequantized.get(&value).is_some_and(|d| d.grid == grid) {
+                continue;
+            }
+            let found = self.pairs.iter().find(|(name, on, _)| *name == value && *on == grid);
+            let dequantized = match found {
+                Some((.., dequantized)) => dequantized.clone(),
+                None => {
+                    let dequantized = self.names.value(&format!("{value}_DequantizeLinear_Output"));
+                    let nodes = self.pair(&value, &value, grid, one.dtype, dequantized.clone());
+                    self.before[place.main].extend(nodes);
+                    self.pairs.push((value, grid, dequantized.clone()));
+                    dequantized
+                }
+            };
+            self.file.node[place.main].input[at] = dequantized;
+        }
+    }
+
+    /// Has convolutions and linear layers in f32 read what is dequantized with a scale for each channel, all the same.
+    ///
+    /// ONNX Runtime quantizes the weight of any `Conv` and `Gemm` between a DequantizeLinear and a QuantizeLinear,
+    /// which would undo what the qconfig says; only a scale that is no single number keeps it from that.
+    fn keep_float(&mut self, integer: &HashSet<usize>) {
+        let producers: HashMap<String, usize> = (self.file.node.iter().enumerate())
+            .flat_map(|(at, node)| node.output.iter().map(move |output| (output.clone(), at)))
+            .collect();
+        for layer in 0..self.file.node.len() {
+            let is_layer = matches!(self.file.node[layer].op_type.as_str(), "Conv" | "ConvTranspose" | "Gemm");
+            if !is_layer || integer.contains(&layer) || self.removed.contains(&layer) {
+                continue;
+            }
+            // ONNX Runtime moves a DequantizeLinear behind what only passes values on. Each step goes to an earlier
+            // node, as the graph has no cycles.
+            let mut reader = layer;
+            while let Some(value) = self.file.node[reader].input.first().cloned() {
+                if self.dequantized.contains_key(&value) {
+                    self.file.node[reader].input[0] = self.for_float(&value);
+                    break;
+                }
+                match producers.get(&value) {
+                    Some(&before) if PASSES_ON.contains(&self.file.node[before].op_type.as_str()) => reader = before,
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    /// The name of `value` from a DequantizeLinear with a scale for each channel.
+    fn for_float(&mut self, value: &str) -> String {
+        let Some(Dequantized { for_float: Some(name), .. }) = self.dequantized.get(value) else {
+            return self.add_for_float(value).unwrap_or_else(|| value.to_owned());
+        };
+        name.clone()
+    }
+
+    fn add_for_float(&mut self, value: &str) -> Option<String> {
+        let Dequantized { grid, dtype, integers, channels, last, .. } = self.dequantized.get(value)?;
+        let (grid, dtype, integers, channels, last) = (*grid, *dtype, integers.clone(), *channels, *last);
+        let base = value.strip_suffix("_DequantizeLinear_Output").unwrap_or(value);
+        let scale = self.names.value(&format!("{base}_scale_per_channel"));
+        let zero_point = self.names.value(&format!("{base}_zero_point_per_channel"));
+        let output = self.names.value(&format!("{value}_per_channel"));
+        let name = self.names.node(&format!("{base}_DequantizeLinear_per_channel"));
+        let dims = vec![channels as i64];
+        self.initializers.push(tensors::floats(scale.clone(), dims.clone(), &vec![grid.scale; channels]));
+        let zero = (i32::from(grid.zero_point) - dtype.u8_offset()) as u8;
+        self.initializers.push(tensors::bytes(zero_point.clone(), dims, element_type(dtype), vec![zero; channels]));
+        let mut node = tensors::node(name, "DequantizeLinear", vec![integers, scale, zero_point], output.clone());
+        node.attribute.push(tensors::int("axis", 1));
+        self.after[last].push(node);
+        self.dequantized.get_mut(value)?.for_float = Some(output.clone());
+        Some(output)
+    }
+
+    /// The nodes that quantize `input` and write `output`; their names say that they belong to `value`.
+    fn pair(
+        &mut self,
+        value: &str,
+        input: &str,
+        grid: Affine,
+        dtype: ActivationDtype,
+        output: String,
+    ) -> Vec<NodeProto> {
+        let element_type = element_type(dtype);
+        let (lowest, highest) = dtype.limits();
+        let number = |stored: u8| i32::from(stored) - dtype.u8_offset();
+        let scale = self.names.value(&format!("{value}_scale"));
+        let zero_point = self.names.value(&format!("{value}_zero_point"));
+        self.initializers.push(tensors::floats(scale.clone(), vec![], &[grid.scale]));
+        // The low byte is the number in either type.
+        let byte = |stored: u8| vec![number(stored) as u8];
+        self.initializers.push(tensors::bytes(zero_point.clone(), vec![], element_type, byte(grid.zero_point)));
+        let mut integers = self.names.value(&format!("{value}_QuantizeLinear_Output"));
+        let name = self.names.node(&format!("{value}_QuantizeLinear"));
+        let inputs = vec![input.to_owned(), scale.clone(), zero_point.clone()];
+        let mut nodes = vec![tensors::node(name, "QuantizeLinear", inputs, integers.clone())];
+        // One integer less, as symmetric types have, is not worth a node.
+        if number(grid.quant_min) > lowest + 1 || number(grid.quant_max) < highest {
+            let clipped = self.names.value(&format!("{value}_Clip_Output"));
+            let mut inputs = vec![integers];
+            for (bound, stored) in [("quant_min", grid.quant_min), ("quant_max", grid.quant_max)] {
+                let name = self.names.value(&format!("{value}_{bound}"));
+                self.initializers.push(tensors::bytes(name.clone(), vec![], element_type, byte(stored)));
+                inputs.push(name);
+            }
+            let name = self.names.node(&format!("{value}_Clip"));
+            nodes.push(tensors::node(name, "Clip", inputs, clipped.clone()));
+            integers = clipped;
+        }
+        let name = self.names.node(&format!("{value}_DequantizeLinear"));
+        nodes.push(tensors::node(name, "DequantizeLinear", vec![integers, scale, zero_point], output));
+        nodes
+    }
+
+    /// Puts the nodes together, and leaves out nodes and constants that were needed and are not any more.
+    fn finish(self, original: &Original) -> GraphProto {
+        let Rewrite { mut file, removed, before, after, initializers, .. } = self;
+        let opaque = file.node.iter().flat_map(|node| &node.attribute).any(|a| a.g.is_some() || !a.graphs.is_empty());
+        let mut nodes = Vec::new();
+        let mut origins = Vec::new();
+        let own = std::mem::take(&mut file.node).into_iter().enumerate();
+        for (((index, node), before), after) in own.zip(before).zip(after) {
+            let node = (!removed.contains(&index)).then_some(node);
+            origins.extend(before.iter().map(|_| None).chain(node.iter().map(|_| Some(index))));
+            origins.extend(after.iter().map(|_| None));
+            nodes.extend(before.into_iter().chain(node).chain(after));
+        }
+        let originals = file.initializer.len();
+        file.initializer.extend(initializers);
+        if opaque {
+            // Graphs within nodes may read anything.
+            file.node = nodes;
+            return file;
+        }
+        let live = live(&nodes, &file);
+        let kept = nodes.into_iter().zip(origins).enumerate().filter(|(at, (_, origin))| {
+            let died = !live.contains(at) && origin.is_none_or(|origin| original.live.contains(&origin));
+            !died
+        });
+        file.node = kept.map(|(_, (node, _))| node).collect();
+        let read = read(&file);
+        let outputs: HashSet<&String> = file.output.iter().map(|value| &value.name).collect();
+        let mut dropped = HashSet::new();
+        for (at, tensor) in file.initializer.iter().enumerate() {
+            let unused = !read.contains(&tensor.name) && !outputs.contains(&tensor.name);
+            // An original that nothing ever read stays.
+            if unused && (at >= originals || original.read.contains(&tensor.name)) {
+                dropped.insert(tensor.name.clone());
+            }
+        }
+        file.initializer.retain(|tensor| !dropped.contains(&tensor.name));
+        // Old files list initializers as inputs too.
+        file.input.retain(|input| !dropped.contains(&input.name));
+        let written: HashSet<&String> = file.node.iter().flat_map(|node| &node.output).collect();
+        let inputs: HashSet<&String> = file.input.iter().map(|input| &input.name).collect();
+        let constants: HashSet<&String> = file.initializer.iter().map(|tensor| &tensor.name).collect();
+        file.value_info.retain(|value| {
+            let name = &value.name;
+            written.contains(name) || inputs.contains(name) || constants.contains(name)
+        });
+        file
+    }
+}
+
+/// Operators that give the values of their first input, or some of them.
+const PASSES_ON: [&str; 10] =
+    ["Dropout", "Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"];
+
+/// ONNX's name of a type of activations.
+fn element_type(dtype: ActivationDtype) -> i32 {
+    match dtype {
+        ActivationDtype::Quint8 => data_type::UINT8,
+        ActivationDtype::Qint8 => data_type::INT8,
+    }
+}
+
+/// Names that nodes read.
+fn read(file: &GraphProto) -> HashSet<String> {
+    file.node.iter().flat_map(|node| &node.input).cloned().collect()
+}
+
+/// The nodes that the outputs depend on, as indices.
+fn live(nodes: &[NodeProto], file: &GraphProto) -> HashSet<usize> {
+    let outputs = nodes.iter().enumerate().flat_map(|(at, node)| node.output.iter().map(move |name| (name, at)));
+    let producers: HashMap<&String, usize> = outputs.collect();
+    let mut live = HashSet::new();
+    let mut open: Vec<&String> = file.output.iter().map(|value| &value.name).collect();
+    while let Some(name) = open.pop() {
+        if let Some(&at) = producers.get(name)
+            && live.insert(at)
+        {
+            open.extend(&nodes[at].input);
+        }
+    }
+    live
+}
+
+/// Names of the values that depend on `input`.
+fn computed(file: &GraphProto, input: &str) -> HashSet<String> {
+    let mut computed = HashSet::from([input.to_owned()]);
+    // A file in topological order needs one round.
+    loop {
+        let before = computed.len();
+        for node in file.node.iter().filter(|node| node.op_type != "Shape") {
+            if node.input.iter().any(|name| computed.contains(name)) {
+                computed.extend(node.output.iter().filter(|name| !name.is_empty()).cloned());
+            }
+        }
+        if computed.len() == before {
+            return computed;
+        }
+    }
+}

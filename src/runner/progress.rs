@@ -1,0 +1,88 @@
+//! What a running job is doing, for those who look from elsewhere.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{
+    evaluate::Latency,
+    pipeline::{GroupFacts, Progress, Stage, TrialFacts},
+    search::Trial,
+    store::JobProgress,
+};
+
+/// Keeps what the job is doing, logs its steps, and passes everything on to whoever shows it here.
+pub(super) struct Announcer {
+    shown: Arc<dyn Progress + Send + Sync>,
+    doing: Mutex<JobProgress>,
+}
+
+impl Announcer {
+    pub(super) fn new(shown: Arc<dyn Progress + Send + Sync>) -> Announcer {
+        Announcer { shown, doing: Mutex::default() }
+    }
+
+    /// What the job is doing now.
+    pub(super) fn doing(&self) -> JobProgress {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, JobProgress> {
+        // It is plain data: whoever panicked with it left nothing half done.
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress for Announcer {
+    fn stage(&self, stage: Stage, total: Option<u64>) {
+        let (name, trial, group) = match &stage {
+            Stage::Import => ("import", None, None),
+            Stage::Calibrate => ("calibrate", None, None),
+            Stage::Sensitivity => ("sensitivity", None, None),
+            Stage::Evaluate { trial, group } => ("evaluate", Some(*trial), group.clone()),
+            Stage::Latency { trial } => ("latency", Some(*trial), None),
+        };
+        match (trial, &group) {
+            (Some(trial), Some(group)) => tracing::info!(trial, group, "{name}"),
+            (Some(trial), None) => tracing::info!(trial, "{name}"),
+            (None, _) => tracing::info!("{name}"),
+        }
+        *self.lock() = JobProgress { stage: name.to_owned(), trial, group, total, ..JobProgress::default() };
+        self.shown.stage(stage, total);
+    }
+
+    fn advance(&self, done: u64, correct: Option<u64>) {
+        {
+            let mut doing = self.lock();
+            (doing.done, doing.correct) = (done, correct);
+        }
+        self.shown.advance(done, correct);
+    }
+
+    fn sensitivities(&self, groups: &[GroupFacts]) {
+        tracing::info!(groups = groups.len(), "sensitivities are known");
+        self.shown.sensitivities(groups);
+    }
+
+    fn trial(&self, number: usize, trial: &Trial, facts: &TrialFacts) {
+        let latency = trial.latency.as_ref();
+        let median_ns = latency.and_then(Latency::candidate).map(|quartiles| quartiles.median);
+        tracing::info!(
+            trial = number,
+            score = trial.evaluation.score.value(),
+            int8_groups = trial.int8_groups,
+            fp32_groups = facts.fp32_names.len(),
+            median_ns,
+            "recorded"
+        );
+        self.shown.trial(number, trial, facts);
+    }
+}
+
+/// Shows nothing.
+pub(super) struct Silent;
+
+impl Progress for Silent {
+    fn stage(&self, _: Stage, _: Option<u64>) {}
+    fn advance(&self, _: u64, _: Option<u64>) {}
+    fn sensitivities(&self, _: &[GroupFacts]) {}
+    fn trial(&self, _: usize, _: &Trial, _: &TrialFacts) {}
+}
