@@ -32,11 +32,11 @@ fn groups_compute_what_their_grids_say() {
         let qconfigs = QConfigMapping::preset(Preset::Onednn).resolve(&groups).unwrap();
         let converted = calibrated.convert(&qconfigs);
         let mut seen: HashMap<ValueId, Vec<f32>> = HashMap::new();
-        let see = &mut |value: crate::engine::Seen<'_>| {
+        let run = converted.plan.run_seen(&sample(7), false, &mut |value| {
             seen.insert(value.value, value.to_floats()?);
             Ok(())
-        };
-        converted.plan.run_seen(&sample(7), false, see).unwrap();
+        });
+        run.unwrap();
         let mut compared = 0;
         for (group, quantization) in groups.all().iter().zip(&converted.quantization) {
             let output = quantization.as_ref().unwrap().output;
