@@ -31,6 +31,7 @@ pub use spec::{
     Channels, DataSpec, IdxFiles, Interpolation, NpzFile, Preprocess, Resize, ResizeTo, Size, Source, SplitCounts,
     SplitSpec,
 };
+pub use split::permutation;
 use table::{Row, Table};
 
 use crate::cancel::Cancel;

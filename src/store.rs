@@ -8,6 +8,7 @@
 //! SQLite's write-ahead log needs memory that all readers share, which network file systems do not give. There the
 //! database has a rollback journal instead, and one process holds it locked while it has it open.
 
+mod certificates;
 mod connect;
 mod events;
 mod groups;

@@ -3,8 +3,9 @@
 use std::{fs, path::Path};
 
 /// Modules in order: each may use those before it, and itself.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "cancel",
+    "confidence",
     "graph",
     "onnx",
     "quant",

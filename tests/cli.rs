@@ -139,7 +139,7 @@ fn trials() -> Vec<(Trial, TrialFacts)> {
             groups: vec![],
         };
         let fp32_names = fp32.iter().map(|g| groups()[*g].id.clone()).collect();
-        (trial, TrialFacts { fp32_names, qconfig_json: "{\"preset\": \"onednn\"}".into(), file })
+        (trial, TrialFacts { fp32_names, drop: None, qconfig_json: "{\"preset\": \"onednn\"}".into(), file })
     };
     vec![
         trial(1, &[0, 1, 2], 184, Some(2_000_000)),
@@ -325,7 +325,7 @@ fn help_has_examples_and_exit_codes() {
     }
     for command in [
         "run", "validate", "inspect", "bench", "predict", "serve", "submit", "jobs", "show", "watch", "cancel",
-        "retry", "rm", "logs", "export", "trials", "groups", "front", "query", "report", "db", "merge",
+        "retry", "rm", "logs", "export", "trials", "groups", "front", "query", "replay", "report", "db", "merge",
     ] {
         let done = bench.qtuned(&[command, "--help"]);
         assert!(done.code == 0 && done.stdout.contains("Examples:"), "{command}");

@@ -170,10 +170,11 @@ impl Source for Local {
     }
 
     fn document(&self, job: JobId, document: Document) -> Result<Vec<u8>> {
-        let (job, groups, trials) = self.read(|store| async move {
-            Ok((store.job(job).await?, store.job_groups(job).await?, store.summaries(job).await?))
+        let (job, groups, trials, certificate) = self.read(|store| async move {
+            let certificate = store.certificate(job).await?;
+            Ok((store.job(job).await?, store.job_groups(job).await?, store.summaries(job).await?, certificate))
         })?;
-        Ok(document.of(&JobReport::new(job, groups, trials)?)?)
+        Ok(document.of(&JobReport::new(job, groups, trials, certificate.as_ref())?)?)
     }
 
     fn log_lines(&self, job: JobId, after: i64) -> Result<Vec<LogLine>> {

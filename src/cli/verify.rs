@@ -77,7 +77,7 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     let deployment = args.deployment.find(global)?.read()?;
     let cancel = Cancel::default();
     let dataset = open_data(args, &deployment, &cancel)?;
-    let samples = SplitSamples { dataset: &dataset, part: Part::Certify };
+    let samples = SplitSamples { dataset: &dataset, part: Part::Certify, order: None };
     let labels: Vec<u32> = dataset.labels(Part::Certify).map(|(_, label)| label).collect();
     let (engine, restored) = deployment.restore()?;
     let latency = deployment.spec.as_ref().map(|spec| spec.measure.latency.clone()).unwrap_or_default();

@@ -96,6 +96,15 @@ fn search_locked(
     cancel: &Cancel,
 ) -> Result<Outcome, Stopped> {
     progress.stage(Stage::Import, None);
+    let opened = open_locked(lock, cancel)?;
+    search(&opened, threads, ledger, progress, cancel)
+}
+
+/// Reads the files of a locked job again.
+///
+/// # Errors
+/// Files that cannot be read, or that are no longer those that were locked.
+pub fn open_locked(lock: &JobLock, cancel: &Cancel) -> Result<Opened, Stopped> {
     let job = Job { spec: lock.job.clone(), folder: PathBuf::from("/"), root: None };
     let opened = pipeline::open(&job, cancel).map_err(stopped)?;
     let (now, then) = (opened.hashes(), &lock.sha256);
@@ -108,7 +117,7 @@ fn search_locked(
     if let Some((what, ..)) = parts.into_iter().find(|(_, now, then)| now != then) {
         return Err(Stopped::Failed(Box::new(Changed { what })));
     }
-    search(&opened, threads, ledger, progress, cancel)
+    Ok(opened)
 }
 
 fn stopped(error: PipelineError) -> Stopped {

@@ -32,7 +32,7 @@ use super::{
     Shared,
     problem::{Path as UrlPath, Problem},
 };
-use crate::{runner::one_line, store::Store};
+use crate::{runner::one_line, search::Key, store::Store};
 
 /// How long a client may keep silent while it uploads.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -103,7 +103,7 @@ impl Uploads {
             hasher.update(&chunk);
             file.write_all(&chunk).await?;
         }
-        let found = hexadecimal(&hasher.finalize());
+        let found = Key(hasher.finalize().into()).to_string();
         if found != sha256 {
             return Err(Problem::field("sha256", format!("expected content with this SHA-256, found {found}")));
         }
@@ -131,7 +131,7 @@ impl Uploads {
             check(sha256, "files")?;
             hasher.update(format!("{name}\0{sha256}\n"));
         }
-        let id = hexadecimal(&hasher.finalize());
+        let id = Key(hasher.finalize().into()).to_string();
         let _layout = self.lock();
         let path = self.below("folders")?.join(&id);
         if path.exists() {
@@ -207,15 +207,10 @@ impl Uploads {
 
 /// Whether a text is a SHA-256 as we write it.
 fn check(sha256: &str, field: &str) -> Result<(), Problem> {
-    let digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
-    match sha256.len() == 64 && sha256.bytes().all(digit) {
+    match sha256.parse().is_ok_and(|key: Key| key.to_string() == sha256) {
         true => Ok(()),
         false => Err(Problem::field(field, "expected a SHA-256: 64 digits of lowercase hexadecimal")),
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether the server has a file.
@@ -274,7 +269,8 @@ mod tests {
     async fn files_are_kept_by_their_hash_laid_out_and_removed_when_nothing_refers_to_them() {
         let folder = tempfile::tempdir().unwrap();
         let uploads = Uploads::new(folder.path().join("uploads"), 5);
-        let (hello, other) = (hexadecimal(&Sha256::digest("hello")), hexadecimal(&Sha256::digest("other")));
+        let hash = |text: &str| Key(Sha256::digest(text).into()).to_string();
+        let (hello, other) = (hash("hello"), hash("other"));
         assert_eq!(uploads.receive(&hello, Body::from("hello")).await.unwrap(), 5);
         assert_eq!(uploads.receive(&other, Body::from("hello")).await.unwrap_err().status, 422);
         assert_eq!(uploads.receive(&other, Body::from("too long")).await.unwrap_err().status, 413);

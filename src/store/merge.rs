@@ -19,9 +19,10 @@ pub struct Merged {
 }
 
 /// What has no number of its own is the same under its key. Both files have the schema of this version.
-const FACTS: [&str; 2] = [
+const FACTS: [&str; 3] = [
     "INSERT INTO main.sensitivity_runs SELECT * FROM source.sensitivity_runs WHERE true ON CONFLICT DO NOTHING",
     "INSERT INTO main.groups SELECT * FROM source.groups WHERE true ON CONFLICT DO NOTHING",
+    "INSERT INTO main.group_times SELECT * FROM source.group_times WHERE true ON CONFLICT DO NOTHING",
 ];
 
 const TRIALS: &str = "
@@ -81,10 +82,11 @@ const JOBS: &str = "
     FROM source.jobs AS s LEFT JOIN main.jobs AS d ON d.uid = s.uid";
 
 /// A job that had not ended is interrupted here, and in no queue: who works on it has the other database.
-const TAKE: [&str; 10] = [
+const TAKE: [&str; 12] = [
     "DELETE FROM main.events WHERE job_id IN (SELECT ours FROM temp.merged_jobs WHERE taken)",
     "DELETE FROM main.log_lines WHERE job_id IN (SELECT ours FROM temp.merged_jobs WHERE taken)",
     "DELETE FROM main.qconfig_files WHERE job_id IN (SELECT ours FROM temp.merged_jobs WHERE taken)",
+    "DELETE FROM main.finalists WHERE job_id IN (SELECT ours FROM temp.merged_jobs WHERE taken)",
     "DELETE FROM main.job_trials WHERE job_id IN (SELECT ours FROM temp.merged_jobs WHERE taken)",
     "DELETE FROM main.jobs WHERE id IN (SELECT ours FROM temp.merged_jobs WHERE taken)",
     "INSERT INTO main.jobs (id, uid, name, identity, lock, metric, model_sha256, model, qtuned_version, state, priority,
@@ -95,14 +97,19 @@ const TAKE: [&str; 10] = [
          iif(s.state IN ('queued', 'running', 'interrupted'), NULL, s.submitted_ms), s.finish, s.chosen,
          s.within_budget, s.error, s.exit_code, s.sensitivity_key, s.created_ms, s.started_ms, s.finished_ms
      FROM temp.merged_jobs AS m JOIN source.jobs AS s ON s.id = m.theirs WHERE m.taken ORDER BY m.ours",
-    "INSERT INTO main.job_trials (job_id, number, trial_id, latency_run_id, fp32_groups, fp32_positions, created_ms)
-     SELECT m.ours, s.number, t.id, r.ours, s.fp32_groups, s.fp32_positions, s.created_ms
+    "INSERT INTO main.job_trials (job_id, number, trial_id, latency_run_id, fp32_groups, fp32_positions, drop_seen,
+         drop_low, drop_high, created_ms)
+     SELECT m.ours, s.number, t.id, r.ours, s.fp32_groups, s.fp32_positions, s.drop_seen, s.drop_low, s.drop_high,
+         s.created_ms
      FROM temp.merged_jobs AS m
      JOIN source.job_trials AS s ON s.job_id = m.theirs
      JOIN source.trials AS st ON st.id = s.trial_id
      JOIN main.trials AS t ON t.key = st.key
      LEFT JOIN temp.merged_runs AS r ON r.theirs = s.latency_run_id
      WHERE m.taken",
+    "INSERT INTO main.finalists (job_id, place, trial, confidence, lost, won, base, total, bound, holds)
+     SELECT m.ours, s.place, s.trial, s.confidence, s.lost, s.won, s.base, s.total, s.bound, s.holds
+     FROM temp.merged_jobs AS m JOIN source.finalists AS s ON s.job_id = m.theirs WHERE m.taken",
     "INSERT INTO main.qconfig_files (job_id, number, file)
      SELECT m.ours, s.number, s.file
      FROM temp.merged_jobs AS m JOIN source.qconfig_files AS s ON s.job_id = m.theirs WHERE m.taken",

@@ -5,14 +5,15 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    confidence::Pairs,
     dataset::DataSpec,
     evaluate::{Evaluation, Fingerprint, Latency, Metric, Quartiles, Score},
     graph::GroupId,
     job::{Job, JobLock, LockedHashes},
     pareto,
-    pipeline::{GroupFacts, Ledger, TrialFacts},
+    pipeline::{Certificate, Certified, Finalist, GroupFacts, Ledger, TrialFacts},
     quant::{Preset, QConfigFile, QConfigMapping},
-    search::{Finish, Key, Trial},
+    search::{DropInterval, Finish, GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
 };
 
@@ -73,7 +74,7 @@ pub(super) fn facts() -> TrialFacts {
         mapping: QConfigMapping::preset(Preset::Onednn),
         groups: vec![],
     };
-    TrialFacts { fp32_names: vec!["a".into(), "c".into()], qconfig_json: "{}".into(), file }
+    TrialFacts { fp32_names: vec!["a".into(), "c".into()], drop: None, qconfig_json: "{}".into(), file }
 }
 
 #[tokio::test]
@@ -117,6 +118,47 @@ async fn jobs_that_share_a_trial_may_come_from_different_starts() {
     assert_eq!(store.trial(second, &other.key).await.unwrap(), Some(other));
     assert_eq!(store.summaries(first).await.unwrap()[0].fp32_groups, ["a", "c"]);
     assert_eq!(store.summaries(second).await.unwrap()[0].fp32_groups, ["c"]);
+}
+
+#[tokio::test]
+async fn a_trial_that_was_stopped_is_shown_with_its_interval_and_is_not_on_the_front() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
+    store.record_trial(job, 0, Metric::Top1, &trial(1, 18, Some(vec![100])), &facts()).await.unwrap();
+    let mut stopped = trial(2, 3, Some(vec![1]));
+    stopped.evaluation.correct.truncate(8);
+    stopped.evaluation.score = Score::Count { correct: 3, total: 8 };
+    let drop = DropInterval { seen: 0.625, low: 0.25, high: 0.875 };
+    let known = TrialFacts { drop: Some(drop), ..facts() };
+    store.record_trial(job, 1, Metric::Top1, &stopped, &known).await.unwrap();
+    assert_eq!(store.trial(job, &stopped.key).await.unwrap(), Some(stopped));
+    let shown = store.summaries(job).await.unwrap();
+    assert_eq!((shown[0].complete, shown[0].on_front, shown[0].score_drop), (true, true, Some(0.0)));
+    let of = |s: &TrialSummary| (s.complete, s.on_front, s.score_drop, s.drop_low, s.drop_high);
+    assert_eq!(of(&shown[1]), (false, false, Some(0.625), Some(0.25), Some(0.875)));
+}
+
+#[tokio::test]
+async fn a_certificate_reads_back_as_recorded_and_goes_with_its_job() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
+    assert_eq!(store.certificate(job).await.unwrap(), None);
+    let pairs = Pairs { lost: 3, won: 1, base: 17, total: 20 };
+    let failed = Certified { pairs, bound: Some(0.25), holds: false };
+    let held = Certified { pairs: Pairs { lost: 0, ..pairs }, bound: None, holds: true };
+    let finalist = |trial, certified| Finalist { trial, certified };
+    let finalists = vec![finalist(4, Some(failed)), finalist(2, Some(held)), finalist(3, None)];
+    let certificate = Certificate { confidence: 0.95, finalists };
+    for recorded in [Certificate { finalists: vec![finalist(1, None)], ..certificate.clone() }, certificate.clone()] {
+        store.record_certificate(job, &recorded).await.unwrap();
+        assert_eq!(store.certificate(job).await.unwrap(), Some(recorded));
+    }
+    assert_eq!(certificate.holds(), Some(2));
+    store.end_job(job, "me", &JobEnd::Interrupted, 75).await.unwrap();
+    store.remove(job).await.unwrap();
+    assert_eq!(store.certificate(job).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -195,6 +237,12 @@ fn the_ledger_keeps_sensitivities_by_key() {
     let found = ledger.sensitivities(&key).unwrap().unwrap();
     assert_eq!(found, groups.iter().filter_map(|g| g.sensitivity.clone()).collect::<Vec<_>>());
     assert_eq!(runtime.block_on(store.job_groups(job)).unwrap(), groups);
+    assert_eq!(ledger.group_times(&key).unwrap(), None);
+    let times = [(3.5, 10.0), (0.0, 0.0), (2.0, 1.0)].map(|(int8_ns, fp32_ns)| GroupTime { int8_ns, fp32_ns });
+    for _ in 0..2 {
+        ledger.record_group_times(&key, &times).unwrap();
+        assert_eq!(ledger.group_times(&key).unwrap(), Some(times.to_vec()));
+    }
     ledger.record_sensitivities(&Key([6; 32]), &[]).unwrap();
     assert_eq!(ledger.sensitivities(&Key([6; 32])).unwrap(), Some(vec![]));
     assert!(ledger.record_sensitivities(&Key([7; 32]), &groups[1..2]).is_err());

@@ -15,6 +15,7 @@ use crate::{
     dataset::Dataset,
     job::{Job, JobSpec},
     onnx,
+    search::Key,
 };
 
 /// A job whose paths start at the folder that holds everything it reads.
@@ -75,7 +76,7 @@ pub(super) fn hash(path: &Path) -> Result<String> {
             read => hasher.update(buffer.get(..read).unwrap_or_default()),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(Key(hasher.finalize().into()).to_string())
 }
 
 /// A whole path without `.` and `..`.

@@ -3,8 +3,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    confidence::Pairs,
     evaluate::Metric,
-    search::Finish,
+    pipeline::{Certificate, Certified, Finalist, TrialFacts},
+    search::{DropInterval, Finish, GroupTime, Key},
     store::{
         JobEnd, JobFilter, JobId, JobState,
         tests::{clock, facts, lock, trial},
@@ -17,12 +19,15 @@ async fn rows(pool: &SqlitePool) -> Vec<String> {
     for sql in [
         "SELECT json_array(key, metric, score, hex(correct_bits), created_ms) FROM trials",
         "SELECT json_array(uid, name, state, submitted_ms, chosen, created_ms, finished_ms) FROM jobs",
-        "SELECT json_array(j.uid, jt.number, t.key, r.created_ms, f.file IS NOT NULL)
+        "SELECT json_array(j.uid, jt.number, t.key, r.created_ms, f.file IS NOT NULL, jt.drop_seen, jt.drop_low, jt.drop_high)
          FROM job_trials AS jt JOIN jobs AS j ON j.id = jt.job_id JOIN trials AS t ON t.id = jt.trial_id
          LEFT JOIN latency_runs AS r ON r.id = jt.latency_run_id AND r.trial_id = t.id
          LEFT JOIN qconfig_files AS f ON f.job_id = j.id AND f.number = jt.number",
         "SELECT json_array(t.key, r.created_ms, s.role, s.ordinal, s.ns)
          FROM latency_samples AS s JOIN latency_runs AS r ON r.id = s.run_id JOIN trials AS t ON t.id = r.trial_id",
+        "SELECT json_array(j.uid, f.place, f.trial, f.confidence, f.lost, f.won, f.base, f.total, f.bound, f.holds)
+         FROM finalists AS f JOIN jobs AS j ON j.id = f.job_id",
+        "SELECT json_array(sensitivity_key, position, int8_ns, fp32_ns) FROM group_times",
         "SELECT json_array(j.uid, e.time_ms, e.kind, e.detail) FROM events AS e JOIN jobs AS j ON j.id = e.job_id",
     ] {
         let mut table: Vec<String> = sqlx::query_scalar(sql).fetch_all(pool).await.unwrap();
@@ -47,7 +52,9 @@ impl Bench {
 }
 
 async fn record(store: &Store, job: JobId, number: usize, id: u8, ns: Vec<u64>) {
-    store.record_trial(job, number, Metric::Top1, &trial(id, 13, Some(ns)), &facts()).await.unwrap();
+    let drop = DropInterval { seen: 0.25, low: 0.125, high: 0.5 };
+    let facts = TrialFacts { drop: Some(drop), ..facts() };
+    store.record_trial(job, number, Metric::Top1, &trial(id, 13, Some(ns)), &facts).await.unwrap();
 }
 
 async fn succeed(store: &Store, job: JobId) {
@@ -63,6 +70,12 @@ async fn databases_are_united_and_again_changes_nothing() {
     let in_a = a.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
     record(&a, in_a, 0, 1, vec![1, 2]).await;
     record(&a, in_a, 1, 2, vec![3]).await;
+    let pairs = Pairs { lost: 3, won: 1, base: 17, total: 20 };
+    let certified = Some(Certified { pairs, bound: Some(0.25), holds: true });
+    let finalists = vec![Finalist { trial: 1, certified }, Finalist { trial: 0, certified: None }];
+    a.record_certificate(in_a, &Certificate { confidence: 0.95, finalists }).await.unwrap();
+    a.record_groups(&Key([8; 32]), &[]).await.unwrap();
+    a.record_group_times(&Key([8; 32]), &[GroupTime { int8_ns: 1.5, fp32_ns: 4.0 }]).await.unwrap();
     succeed(&a, in_a).await;
     let in_b = b.begin_job(&lock("b", 0.1), "me").await.unwrap().id;
     record(&b, in_b, 0, 3, vec![4]).await;
