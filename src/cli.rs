@@ -20,6 +20,7 @@ mod source;
 mod submit;
 mod trials;
 mod validate;
+mod verify;
 mod watch;
 
 use std::{
@@ -115,6 +116,7 @@ enum Command {
     Rm(act::RemoveArgs),
     Logs(logs::LogsArgs),
     Export(export::ExportArgs),
+    Verify(verify::VerifyArgs),
     Trials(trials::TrialsArgs),
     Groups(groups::GroupsArgs),
     Front(trials::FrontArgs),
@@ -180,6 +182,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Rm(args) => act::run_remove(global, args),
         Command::Logs(args) => logs::run(global, args),
         Command::Export(args) => export::run(global, args),
+        Command::Verify(args) => verify::run(global, args),
         Command::Validate(args) => validate::run(global, args),
         Command::Inspect(args) => inspect::run(global, args),
         Command::Bench(args) => bench::run(global, args),

@@ -26,3 +26,4 @@ pub mod sensitivity;
 pub mod server;
 pub mod sqnr;
 pub mod store;
+pub mod verify;

@@ -6,7 +6,7 @@ mod run;
 use serde::Serialize;
 
 pub use facts::{macs, model_facts, parameters};
-pub use run::{Opened, PipelineError, open, run};
+pub use run::{Opened, PipelineError, SplitSamples, open, run};
 
 use crate::{
     quant::QConfigFile,

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Modules in order: each may use those before it, and itself.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "cancel",
     "graph",
     "onnx",
@@ -20,6 +20,7 @@ const ORDER: [&str; 22] = [
     "pareto",
     "job",
     "pipeline",
+    "verify",
     // The shell.
     "store",
     "output",

@@ -171,9 +171,11 @@ impl Opened {
 }
 
 /// One part of the data as the network reads it.
-struct SplitSamples<'a> {
-    dataset: &'a Dataset,
-    part: Part,
+pub struct SplitSamples<'a> {
+    /// The data.
+    pub dataset: &'a Dataset,
+    /// Which part of it.
+    pub part: Part,
 }
 
 impl Samples for SplitSamples<'_> {
