@@ -15,6 +15,7 @@
 //! * What only the changed nodes read is left out.
 
 mod external;
+mod imported;
 mod layer;
 mod lists;
 mod opset;
@@ -25,6 +26,7 @@ use std::{io, path::Path, path::PathBuf};
 
 use prost::Message;
 
+pub use imported::imported;
 pub use lists::{Tool, list};
 
 use crate::{

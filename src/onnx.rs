@@ -22,6 +22,7 @@ mod input;
 mod lower;
 mod order;
 pub mod proto;
+mod quantized;
 mod site;
 mod tensor;
 #[cfg(test)]

@@ -124,7 +124,19 @@ pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, Restore
         if inputs.len() != group.inputs.len() {
             return Err(wrong("it has another number of inputs"));
         }
-        quantization.push(Some(GroupQuantization { inputs, output, weight: qconfig.weight }));
+        let scales = match (&written.weight, engine.graph().node(group.anchor).channels()) {
+            (Some(weight), Some(channels)) => {
+                if weight.scales.len() != 1 && weight.scales.len() != channels {
+                    return Err(wrong("it has another number of scales than its weight has output channels"));
+                }
+                if !weight.scales.iter().all(|scale| scale.is_normal() && *scale > 0.0) {
+                    return Err(wrong("a scale of its weight is not above 0"));
+                }
+                Some(weight.scales.clone().into())
+            }
+            _ => None,
+        };
+        quantization.push(Some(GroupQuantization { inputs, output, weight: qconfig.weight, scales }));
     }
     Ok(Converted { plan: engine.plan(&quantization), quantization })
 }
@@ -234,7 +246,8 @@ impl Calibrated {
                     let inputs = group.inputs.iter().map(grid).collect();
                     let output = self.grid(group.output, &qconfig.activation);
                     written[group.output.0] = Some(output);
-                    quantization[id.0] = Some(GroupQuantization { inputs, output, weight: qconfig.weight });
+                    quantization[id.0] =
+                        Some(GroupQuantization { inputs, output, weight: qconfig.weight, scales: None });
                 }
                 None if carries(&node.op) => written[node.output.0] = written[node.inputs[0].0],
                 _ => {}

@@ -146,10 +146,7 @@ impl Builder<'_> {
                 Some(window) => Kind::AverageInteger { window, input: q.inputs[0], grid: q.output, low, high },
                 None => {
                     let input = q.inputs[0];
-                    let weight = engine
-                        .weights
-                        .integer(node, group.anchor, &q.weight, input.scale)
-                        .expect("other groups have a weight");
+                    let weight = engine.weights.integer(node, group.anchor, q).expect("other groups have a weight");
                     let bias = layer(node).and_then(|l| l.bias);
                     let constants = (weight.packed.sums().iter().enumerate())
                         .map(|(c, sum)| {

@@ -24,8 +24,11 @@ fn parameters(node: &Node) -> Option<(&Constant, Option<&[f32]>)> {
 /// Scales of a layer's weight.
 pub(super) fn scales(node: &Node, quantization: &GroupQuantization) -> Option<WeightScales> {
     let (weight, bias) = parameters(node)?;
-    let input = quantization.inputs.first()?;
-    Some(WeightScales::of(&weight.data, bias, *weight.dims.first()?, input.scale, &quantization.weight))
+    let (input, channels) = (quantization.inputs.first()?, *weight.dims.first()?);
+    Some(match &quantization.scales {
+        Some(given) => WeightScales::given(given, channels, &quantization.weight),
+        None => WeightScales::of(&weight.data, bias, channels, input.scale, &quantization.weight),
+    })
 }
 
 impl Quantized<'_> {

@@ -228,31 +228,43 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// Has convolutions and linear layers in f32 read what is dequantized with a scale for each channel, all the same.
+    /// Has groups in f32 read what is dequantized with a scale for each channel, all the same.
     ///
-    /// ONNX Runtime quantizes the weight of any `Conv` and `Gemm` between a DequantizeLinear and a QuantizeLinear,
-    /// which would undo what the qconfig says; only a scale that is no single number keeps it from that.
+    /// ONNX Runtime runs whatever is between DequantizeLinear and QuantizeLinear in integers, and quantizes the weights
+    /// of layers there itself, which would undo what the qconfig says; only a scale that is no single number keeps it
+    /// from that.
     fn keep_float(&mut self, integer: &HashSet<usize>) {
+        let groups = self.source.groups.all().iter();
+        let origins = groups.filter_map(|group| self.source.model.origins.get(group.anchor.0)?.first().copied());
+        let float: HashSet<usize> = origins.filter(|node| !integer.contains(node)).collect();
         let producers: HashMap<String, usize> = (self.file.node.iter().enumerate())
             .flat_map(|(at, node)| node.output.iter().map(move |output| (output.clone(), at)))
             .collect();
         for layer in 0..self.file.node.len() {
             let is_layer = matches!(self.file.node[layer].op_type.as_str(), "Conv" | "ConvTranspose" | "Gemm");
-            if !is_layer || integer.contains(&layer) || self.removed.contains(&layer) {
+            if integer.contains(&layer) || self.removed.contains(&layer) || !(is_layer || float.contains(&layer)) {
                 continue;
             }
-            // ONNX Runtime moves a DequantizeLinear behind what only passes values on. Each step goes to an earlier
-            // node, as the graph has no cycles.
-            let mut reader = layer;
-            while let Some(value) = self.file.node[reader].input.first().cloned() {
-                if self.dequantized.contains_key(&value) {
-                    self.file.node[reader].input[0] = self.for_float(&value);
-                    break;
+            for at in 0..self.file.node[layer].input.len() {
+                self.keep_input_float(layer, at, &producers);
+            }
+        }
+    }
+
+    fn keep_input_float(&mut self, layer: usize, at: usize, producers: &HashMap<String, usize>) {
+        // ONNX Runtime moves a DequantizeLinear behind what only passes values on. Each step goes to an earlier
+        // node, as the graph has no cycles.
+        let (mut reader, mut at) = (layer, at);
+        while let Some(value) = self.file.node[reader].input.get(at).cloned() {
+            if self.dequantized.contains_key(&value) {
+                self.file.node[reader].input[at] = self.for_float(&value);
+                break;
+            }
+            match producers.get(&value) {
+                Some(&before) if PASSES_ON.contains(&self.file.node[before].op_type.as_str()) => {
+                    (reader, at) = (before, 0);
                 }
-                match producers.get(&value) {
-                    Some(&before) if PASSES_ON.contains(&self.file.node[before].op_type.as_str()) => reader = before,
-                    _ => break,
-                }
+                _ => break,
             }
         }
     }
@@ -408,7 +420,7 @@ fn live(nodes: &[NodeProto], file: &GraphProto) -> HashSet<usize> {
 }
 
 /// Names of the values that depend on `input`.
-fn computed(file: &GraphProto, input: &str) -> HashSet<String> {
+pub(super) fn computed(file: &GraphProto, input: &str) -> HashSet<String> {
     let mut computed = HashSet::from([input.to_owned()]);
     // A file in topological order needs one round.
     loop {

@@ -20,6 +20,7 @@ use super::{
     lower::{Outcome, Step, lowering},
     order,
     proto::{GraphProto, ModelProto, NodeProto},
+    quantized,
     site::{Budget, Input, Refusal, Site, Slot},
     tensor,
 };
@@ -40,6 +41,7 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxE
     let mut proto = ModelProto::decode(bytes).map_err(OnnxError::Decode)?;
     let opset = opset(&proto)?;
     let mut file = proto.graph.take().ok_or_else(|| OnnxError::Model("the file has no graph".to_owned()))?;
+    quantized::strip(&mut file, folder)?;
     let entry = input::entry(&file)?;
     let order = order::live_nodes(&file)?;
     let mut external = External::new(folder, Sha256::new_with_prefix(bytes));
