@@ -7,7 +7,7 @@ use prost::Message;
 use qtuned::{
     cancel::Cancel,
     engine::{Engine, input_tensor},
-    export::{self, Exported, Source},
+    export::{self, Exported, Source, Target},
     graph::Groups,
     kernels::Kernels,
     onnx::{
@@ -84,7 +84,7 @@ impl Quantized {
     fn export(&self, folder: &Path) -> Exported {
         let source = Source { bytes: &self.bytes, folder, model: &self.model, groups: &self.groups };
         let restored = ptq::restore(&self.engine(), &self.file).unwrap();
-        export::qdq(&source, &self.file, &restored, "model.data").unwrap()
+        export::qdq(&source, &self.file, &restored, Target::OnnxRuntime, "model.data").unwrap()
     }
 
     /// Exports, reads that back, and compares qconfigs and outputs. Gives the exported file.
@@ -120,7 +120,7 @@ fn default_model() -> Vec<u8> {
 
 #[test]
 fn the_default_model_comes_back_as_it_was() {
-    for preset in [Preset::Onednn, Preset::Qnnpack, Preset::X86] {
+    for preset in [Preset::Onednn, Preset::Qnnpack, Preset::X86, Preset::Tensorrt] {
         for fp32 in [&[][..], &[1, 6, 9, 17], &[0, 18]] {
             Quantized::new(default_model(), Path::new("."), preset, fp32).round_trip(Path::new("."));
         }
@@ -242,7 +242,7 @@ fn an_operator_that_is_not_known_keeps_the_operator_set() {
     let source =
         Source { bytes: &quantized.bytes, folder: Path::new("."), model: &quantized.model, groups: &quantized.groups };
     let restored = ptq::restore(&quantized.engine(), &quantized.file).unwrap();
-    let error = export::qdq(&source, &quantized.file, &restored, "d").unwrap_err();
+    let error = export::qdq(&source, &quantized.file, &restored, Target::OnnxRuntime, "d").unwrap_err();
     assert_eq!(
         error.to_string(),
         "operator set 9 has no scales for each channel, and node `odd` (`Upsample`) cannot be carried over to operator \
@@ -273,6 +273,31 @@ fn sums_products_and_shared_weights() {
         let floats = graph.initializer.iter().any(|tensor| tensor.name == "w");
         assert_eq!(floats, [0, 1, 3].iter().any(|group| fp32.contains(group)));
     }
+}
+
+#[test]
+fn tensorrt_gets_what_it_takes() {
+    let export = |preset, fp32: &[usize]| {
+        let quantized = Quantized::new(default_model(), Path::new("."), preset, fp32);
+        let source = Source {
+            bytes: &quantized.bytes,
+            folder: Path::new("."),
+            model: &quantized.model,
+            groups: &quantized.groups,
+        };
+        let restored = ptq::restore(&quantized.engine(), &quantized.file).unwrap();
+        export::qdq(&source, &quantized.file, &restored, Target::TensorRt, "d")
+    };
+    assert_eq!(
+        export(Preset::Onednn, &[]).unwrap_err().to_string(),
+        "node `/features/features.0/features.0.0/Conv` (`Conv`) has activations that TensorRT does not take: it wants s8 \
+         with zero point 0, as the preset `tensorrt` has"
+    );
+    let graph = ModelProto::decode(&export(Preset::Tensorrt, &[3]).unwrap().model[..]).unwrap().graph.unwrap();
+    let types: Vec<i32> = graph.initializer.iter().map(|tensor| tensor.data_type).collect();
+    assert!(!types.contains(&data_type::INT32) && !types.contains(&data_type::UINT8));
+    let clips = graph.node.iter().filter(|node| node.op_type == "Clip").count();
+    assert_eq!(clips, 10);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The qconfig of a file that is quantized already: [`super::qdq`] backwards.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
@@ -62,7 +62,7 @@ struct Reader<'a> {
     constants: HashMap<&'a str, &'a TensorProto>,
     producers: HashMap<&'a str, &'a NodeProto>,
     readers: HashMap<&'a str, Vec<&'a NodeProto>>,
-    computed: std::collections::HashSet<String>,
+    computed: HashSet<String>,
 }
 
 /// The grid of a tensor in a file, in numbers of its type.
@@ -175,7 +175,11 @@ impl<'a> Reader<'a> {
     fn written(&self, name: &str) -> Result<Option<TensorParameters>, ExportError> {
         let mut found: Option<TensorParameters> = None;
         let mut open = vec![name];
+        let mut seen = HashSet::new();
         while let Some(name) = open.pop() {
+            if !seen.insert(name) {
+                continue;
+            }
             if self.file.output.iter().any(|output| output.name == name) {
                 return Ok(None);
             }

@@ -3,7 +3,10 @@
 //! Constants become the floats that their DequantizeLinear gives. Around values the operators are taken for nothing: on
 //! which grids a file quantizes its values is read by [`crate::export::imported`].
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
 use super::{
     error::OnnxError,
@@ -12,6 +15,9 @@ use super::{
     tensor,
 };
 
+/// Elements of constants that may be read again, for another node.
+const READ_AGAIN: usize = 1 << 24;
+
 /// A constant in integers.
 struct Integers {
     dims: Vec<i64>,
@@ -19,18 +25,29 @@ struct Integers {
 }
 
 /// Rewrites a graph without its quantization. Every node stays where it is.
-pub(super) fn strip(file: &mut GraphProto, folder: Option<&std::path::Path>) -> Result<(), OnnxError> {
+pub(super) fn strip(file: &mut GraphProto, folder: Option<&Path>) -> Result<(), OnnxError> {
     let quantizes = |node: &NodeProto| matches!(node.op_type.as_str(), "QuantizeLinear" | "DequantizeLinear");
     if !file.node.iter().any(quantizes) {
         return Ok(());
     }
     let tensors: HashMap<&str, &TensorProto> = file.initializer.iter().map(|t| (t.name.as_str(), t)).collect();
     let constants = Constants { tensors, folder };
+    let outputs = file.node.iter().flat_map(|node| &node.output);
+    let values: HashSet<&str> = outputs.chain(file.input.iter().map(|input| &input.name)).map(String::as_str).collect();
+    // A small file must not ask for the same constant over and over until memory is gone.
+    let (mut read, mut left) = (HashSet::new(), READ_AGAIN);
+    let mut spend = |name: &str, elements: usize| {
+        if !read.insert(name.to_owned()) {
+            left = left.checked_sub(elements).ok_or("its constant is read too often in this model")?;
+        }
+        Ok::<(), String>(())
+    };
     // Integers by the name of the value, constant or not.
     let mut folded: HashMap<String, Integers> = HashMap::new();
+    let mut given: HashSet<&str> = HashSet::new();
     let mut renamed: HashMap<String, String> = HashMap::new();
     let mut changes: Vec<(usize, NodeProto)> = Vec::new();
-    let mut integers: std::collections::HashSet<&str> = std::collections::HashSet::new();
+    let mut integers: HashSet<&str> = HashSet::new();
     for (index, node) in file.node.iter().enumerate() {
         let input = node.input.first().map_or("", String::as_str);
         let output = node.output.first().map_or("", String::as_str);
@@ -41,6 +58,7 @@ pub(super) fn strip(file: &mut GraphProto, folder: Option<&std::path::Path>) -> 
                 integers.insert(output);
                 if let Some(tensor) = constants.tensors.get(input) {
                     let floats = constants.floats(tensor).map_err(&refused)?;
+                    spend(input, floats.len()).map_err(&refused)?;
                     let steps = constants.steps(node, &tensor.dims).map_err(&refused)?;
                     let (low, high) = steps.limits;
                     let quantize = |(at, &x): (usize, &f32)| {
@@ -69,6 +87,7 @@ pub(super) fn strip(file: &mut GraphProto, folder: Option<&std::path::Path>) -> 
                     changes.push((index, identity(node)));
                     continue;
                 };
+                spend(input, constant.data.len()).map_err(&refused)?;
                 let steps = constants.steps(node, &constant.dims).map_err(&refused)?;
                 let dequantize = |(at, &q): (usize, &i32)| {
                     let (scale, zero) = steps.at(at);
@@ -78,7 +97,8 @@ pub(super) fn strip(file: &mut GraphProto, folder: Option<&std::path::Path>) -> 
                     constant.data.iter().enumerate().map(dequantize).flat_map(f32::to_le_bytes).collect();
                 // A weight goes on having the name that it had before it was quantized.
                 let original = input.strip_suffix("_quantized").unwrap_or(output);
-                let taken = constants.tensors.contains_key(original) || renamed.values().any(|name| name == original);
+                let taken =
+                    constants.tensors.contains_key(original) || values.contains(original) || !given.insert(original);
                 let name = if taken { output } else { original };
                 if name != output {
                     renamed.insert(output.to_owned(), name.to_owned());
@@ -130,7 +150,7 @@ fn floats(node: &NodeProto, name: &str, dims: Vec<i64>, raw_data: Vec<u8>) -> No
 /// The initializers of a file.
 struct Constants<'a> {
     tensors: HashMap<&'a str, &'a TensorProto>,
-    folder: Option<&'a std::path::Path>,
+    folder: Option<&'a Path>,
 }
 
 /// Scales and zero points over the elements of a tensor.
