@@ -1,7 +1,14 @@
-# qtuned in a container: one binary, a user without rights, a folder to work in.
+# qtuned in a container: one binary, a user without rights, nothing written but /work and /tmp.
 #
 #   docker build -t qtuned .
-#   docker run --rm -v "$PWD:/work" -u "$(id -u):$(id -g)" qtuned run job.yaml
+#   docker run --rm --read-only --tmpfs /tmp -v "$PWD:/work" -u "$(id -u):$(id -g)" qtuned run job.yaml
+#
+# As a daemon, with models and data in /srv/models, what it records in a volume, and a file of tokens (lines
+# `read TOKEN`, `write TOKEN`), for outside of its container it is another machine:
+#
+#   docker run -d --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges -p 127.0.0.1:7878:7878 \
+#       -v qtuned:/work -v /srv/models:/data:ro -v "$PWD/tokens:/run/tokens:ro" \
+#       qtuned serve --listen 0.0.0.0:7878 --token-file /run/tokens --data-root /data
 #
 # BASE must have glibc; BUILDER must be of the same distribution release or an older one.
 ARG BUILDER=rust:1-slim-bookworm
@@ -16,11 +23,16 @@ COPY . .
 RUN cargo build --release --locked --bin qtuned
 
 FROM ${BASE}
-RUN groupadd --system --gid 10001 qtuned && useradd --system --uid 10001 --gid 10001 --create-home qtuned \
+RUN groupadd --system --gid 10001 qtuned \
+    && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /work qtuned \
     && mkdir /work && chown qtuned:qtuned /work
 COPY --from=build /build/target/release/qtuned /usr/local/bin/qtuned
-USER qtuned
+# By number, so that a cluster can see that it is not root.
+USER 10001:10001
 WORKDIR /work
+VOLUME /work
+EXPOSE 7878
+# It records where a search was and ends within ten seconds.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["qtuned"]
 CMD ["--help"]

@@ -2,6 +2,7 @@
 
 mod act;
 mod bench;
+mod db;
 mod deployment;
 mod export;
 mod format;
@@ -9,8 +10,10 @@ mod groups;
 mod inspect;
 mod jobs;
 mod logs;
+mod merge;
 mod progress;
 mod query;
+mod replay;
 mod report;
 mod run;
 mod serve;
@@ -41,7 +44,7 @@ use tracing_subscriber::{
 
 use crate::{
     job::{self, JobError},
-    pipeline::PipelineError,
+    pipeline::{Opened, PipelineError},
     runner::{self, EXIT_FAILED, Exit, JobLines},
     store::JobRow,
 };
@@ -122,6 +125,9 @@ enum Command {
     Front(trials::FrontArgs),
     Query(query::QueryArgs),
     Report(report::ReportArgs),
+    Db(db::DbArgs),
+    Merge(merge::MergeArgs),
+    Replay(replay::ReplayArgs),
 }
 
 /// A job that a command looks at.
@@ -164,6 +170,27 @@ impl JobFile {
     }
 }
 
+/// Whether a budget may be finer than the samples can tell.
+#[derive(Args, Debug)]
+struct Strictness {
+    /// Refuse a budget that is finer than the samples can tell, in place of a warning
+    #[arg(long)]
+    strict: bool,
+}
+
+impl Strictness {
+    /// What the samples can tell, in a sentence; an error when that is not enough and must be.
+    fn check(&self, opened: &Opened) -> Result<Option<String>> {
+        if self.strict {
+            opened.check_resolution()?;
+        }
+        Ok(opened.resolution().map(|resolution| {
+            let warning = if resolution.is_too_coarse() { "warning: " } else { "" };
+            format!("{warning}{resolution}")
+        }))
+    }
+}
+
 /// Carries out a command.
 ///
 /// # Errors
@@ -175,6 +202,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Run(args) => return run::run(global, args, lines),
         Command::Submit(args) => return submit::run(global, args),
         Command::Watch(args) => return watch::run(global, args),
+        Command::Replay(args) => return replay::run(global, args),
         Command::Serve(args) => serve::run(global, args, lines),
         Command::Show(args) => show::run(global, args),
         Command::Cancel(args) => act::run_cancel(global, args),
@@ -192,6 +220,8 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Front(args) => trials::run_front(global, args),
         Command::Query(args) => query::run(global, args),
         Command::Report(args) => report::run(global, args),
+        Command::Db(args) => db::run(global, args),
+        Command::Merge(args) => merge::run(global, args),
     }
     .map(|()| Exit::Success)
 }
@@ -212,8 +242,9 @@ pub fn exit(result: Result<Exit>) -> ExitCode {
 
 /// Whether the job says something that cannot be, rather than that it could not be done.
 fn is_invalid_job(error: &anyhow::Error) -> bool {
-    use PipelineError::{Mapping, NothingToQuantize, Shape};
-    let misfit = |error: &PipelineError| matches!(error, Mapping(_) | NothingToQuantize | Shape { .. });
+    use PipelineError::{Mapping, NothingToQuantize, Shape, Unresolvable};
+    let misfit =
+        |error: &PipelineError| matches!(error, Mapping(_) | NothingToQuantize | Shape { .. } | Unresolvable(_));
     error.is::<JobError>() || error.downcast_ref().is_some_and(misfit)
 }
 

@@ -17,7 +17,7 @@ mod split;
 mod table;
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,7 +30,10 @@ pub use spec::{
     Channels, DataSpec, IdxFiles, Interpolation, NpzFile, Preprocess, Resize, ResizeTo, Size, Source, SplitCounts,
     SplitSpec,
 };
+pub use split::permutation;
 use table::{Row, Table};
+
+use crate::cancel::Cancel;
 
 /// How many bytes of preprocessed pictures are kept unless told otherwise.
 pub const DEFAULT_CACHE_BYTES: usize = 1 << 30;
@@ -106,15 +109,24 @@ impl Members {
 
 impl Dataset {
     /// Reads the lists of samples, splits them, and decodes one to learn the input's shape.
-    /// Relative paths start at `base`, the folder of the job's file.
-    pub fn open(spec: &DataSpec, base: &Path) -> Result<Dataset, DatasetError> {
-        let images = Table::read(&spec.images, base)?;
-        let calibration = spec.calibration_images.as_ref().map(|s| Table::read(s, base)).transpose()?;
+    /// Relative paths start at `base`, the folder of the job's file. With a `root`, pictures that are listed must lie
+    /// below it, also after following links.
+    pub fn open(spec: &DataSpec, base: &Path, root: Option<&Path>, cancel: &Cancel) -> Result<Dataset, DatasetError> {
+        let read = |source| {
+            cancel.check()?;
+            Table::read(source, base, root)
+        };
+        let images = read(&spec.images)?;
+        let calibration = spec.calibration_images.as_ref().map(read).transpose()?;
         let split = split::split(&spec.split, base, &images, calibration.as_ref())?;
 
+        let check = |table: &Table, row: usize| {
+            cancel.check()?;
+            table.check_row(row, root)
+        };
         let calibrate_from = calibration.as_ref().unwrap_or(&images);
-        split.calibrate.iter().try_for_each(|&row| calibrate_from.check_exists(row))?;
-        split.search.iter().chain(&split.certify).try_for_each(|&row| images.check_exists(row))?;
+        split.calibrate.iter().try_for_each(|&row| check(calibrate_from, row))?;
+        split.search.iter().chain(&split.certify).try_for_each(|&row| check(&images, row))?;
 
         let geometry = Geometry::new(&spec.preprocess);
         let first = split.search[0];
@@ -163,6 +175,23 @@ impl Dataset {
         members.rows.iter().map(|&row| (table.rows[row].name.as_str(), table.rows[row].label))
     }
 
+    /// The files that are read: lists, arrays, and the pictures of all parts; of an image folder all pictures, for they
+    /// are its list.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let in_parts = |table: &Table, parts: &[&Members]| {
+            let rows = parts.iter().flat_map(|part| &part.rows);
+            table.files(&rows.copied().collect::<Vec<_>>())
+        };
+        match &self.calibration {
+            None => in_parts(&self.images, &[&self.calibrate, &self.search, &self.certify]),
+            Some(calibration) => {
+                let mut files = in_parts(calibration, &[&self.calibrate]);
+                files.extend(in_parts(&self.images, &[&self.search, &self.certify]));
+                files
+            }
+        }
+    }
+
     /// The `index`-th sample of a part.
     pub fn load(&self, part: Part, index: usize) -> Result<Sample, DatasetError> {
         let (table, members) = self.part(part);
@@ -180,9 +209,13 @@ impl Dataset {
     /// label in order. Content is the encoded file or the array's pixels; names and paths are not
     /// in it. Which pixels a decoder makes of a file is not in it either: that belongs to the
     /// version of the program.
-    pub fn digest(&self, part: Part) -> Result<[u8; 32], DatasetError> {
+    pub fn digest(&self, part: Part, cancel: &Cancel) -> Result<[u8; 32], DatasetError> {
         let (table, members) = self.part(part);
-        let hashes: Vec<_> = members.rows.par_iter().map(|&row| table.content_hash(row)).collect();
+        let hash = |&row: &usize| {
+            cancel.check()?;
+            table.content_hash(row)
+        };
+        let hashes: Vec<_> = members.rows.par_iter().map(hash).collect();
         let mut hasher = Sha256::new();
         hasher.update(DIGEST_DOMAIN);
         self.geometry.hash_into(&mut hasher, self.shape[2]);

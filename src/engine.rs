@@ -19,7 +19,7 @@ pub use run::Seen;
 pub use weights::QuantizedWeight;
 
 use crate::{
-    graph::{Graph, GroupId, Groups, NodeId, ValueId},
+    graph::{Graph, Group, GroupId, Groups, NodeId, ValueId},
     kernels::Kernels,
     quant::{Affine, WeightSpec},
 };
@@ -35,6 +35,8 @@ pub struct GroupQuantization {
     pub weight: WeightSpec,
     /// Scales of its weight, one or one an output channel, where they are given; else they follow from the weight.
     pub scales: Option<Arc<[f32]>>,
+    /// One entry an output channel, in place of the layer's own; `None` for that.
+    pub bias: Option<Arc<[f32]>>,
 }
 
 /// A graph, its groups and their packed weights: what all plans share.
@@ -71,6 +73,8 @@ struct SlotId(usize);
 struct Step {
     /// The node it belongs to; a conversion belongs to the node that asked for it.
     node: NodeId,
+    /// The last node that it does: the addition, where a convolution does one.
+    end: NodeId,
     kind: kind::Kind,
     inputs: Vec<SlotId>,
     output: SlotId,
@@ -188,6 +192,25 @@ impl Engine {
     pub fn quantized_weight(&self, group: GroupId, q: &GroupQuantization) -> Option<Arc<QuantizedWeight>> {
         let anchor = self.groups.get(group).anchor;
         self.weights.integer(self.graph.node(anchor), anchor, q)
+    }
+
+    /// Output channels of a group that has a weight.
+    pub fn quantized_channels(&self, group: &Group) -> Option<usize> {
+        weights::layer(self.graph.node(group.anchor)).map(|layer| layer.geometry.out_channels)
+    }
+
+    /// The bias of a group moved by what the rounding of its weight adds to each output channel on average, when each
+    /// input channel has this mean: the analytic correction of Nagel et al., "Data-free quantization through weight
+    /// equalization and bias correction" (2019), with means that were measured. Padding counts as if it had the mean too.
+    /// `None` for groups without a weight.
+    pub fn corrected_bias(
+        &self,
+        group: GroupId,
+        spec: &WeightSpec,
+        input_scale: f32,
+        means: &[f64],
+    ) -> Option<Vec<f32>> {
+        weights::corrected_bias(self.graph.node(self.groups.get(group).anchor), spec, input_scale, means)
     }
 }
 

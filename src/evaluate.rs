@@ -6,7 +6,7 @@ mod latency;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
-pub use accuracy::{EvaluateError, Samples, evaluate, outputs};
+pub use accuracy::{Enough, EvaluateError, Samples, evaluate, outputs};
 pub use latency::{Gate, LatencyError, Protocol, fingerprint, latency, step_times, throughput};
 
 /// What is measured on the search split.
@@ -43,12 +43,12 @@ pub enum Score {
     },
 }
 
-/// A metric measured over the whole search split.
+/// A metric measured over the search split, or over the part of it that was enough to know that it is outside the budget.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// The metric's value.
     pub score: Score,
-    /// Which samples were right, in the order of the split; empty for metrics that do not count.
+    /// Which samples were right, in the order they were seen; empty for metrics that do not count.
     pub correct: Vec<bool>,
     /// Seconds it took.
     pub seconds: f64,

@@ -163,17 +163,6 @@ impl Window {
     }
 }
 
-impl Node {
-    /// Output channels of its weight; `None` without one.
-    pub fn channels(&self) -> Option<usize> {
-        match &self.op {
-            Op::Conv(conv) => conv.weight.dims.first().copied(),
-            Op::Linear(linear) => linear.weight.dims.first().copied(),
-            _ => None,
-        }
-    }
-}
-
 impl Graph {
     /// The value at `id`.
     pub fn value(&self, id: ValueId) -> &Value {

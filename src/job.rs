@@ -18,7 +18,7 @@ use crate::{
     dataset::{DataSpec, Source, SplitSpec},
     evaluate::Metric,
     quant::QConfigMapping,
-    search::{Budget, DropKind, Limits, Until},
+    search::{Budget, DropKind, Limits, StrategyKind, Until},
     sensitivity::RankBy,
 };
 
@@ -32,6 +32,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// What the relative paths of files that are read start from.
     pub folder: PathBuf,
+    /// Everything that is read must lie below this folder, where there is one.
+    pub root: Option<PathBuf>,
 }
 
 impl Job {
@@ -120,7 +122,9 @@ pub struct SensitivitySpec {
 #[serde(deny_unknown_fields, default)]
 pub struct SearchSpec {
     /// How qconfigs are proposed.
-    pub strategy: Strategy,
+    pub strategy: StrategyKind,
+    /// Whether groups that went back to fp32 are tried in int8 again.
+    pub refine: bool,
     /// When the search ends.
     pub until: Until,
     /// Trials at most, fp32 included.
@@ -128,15 +132,8 @@ pub struct SearchSpec {
     /// Seconds of measuring at most; in YAML a number, or a text such as `10m` or `1h30m`.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "duration::deserialize")]
     pub max_time: Option<f64>,
-}
-
-/// How qconfigs are proposed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Strategy {
-    /// The worst remaining group, one a trial.
-    #[default]
-    Greedy,
+    /// Of the order in which the samples of the search split are seen.
+    pub seed: u64,
 }
 
 /// `measure:` of a job.
@@ -169,7 +166,14 @@ impl Default for SensitivitySpec {
 
 impl Default for SearchSpec {
     fn default() -> Self {
-        SearchSpec { strategy: Strategy::default(), until: Until::default(), max_trials: 100, max_time: None }
+        SearchSpec {
+            strategy: StrategyKind::default(),
+            refine: true,
+            until: Until::default(),
+            max_trials: 100,
+            max_time: None,
+            seed: 0,
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod cancel;
 pub mod cli;
+pub mod confidence;
 pub mod dataset;
 pub mod engine;
 pub mod evaluate;

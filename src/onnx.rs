@@ -19,6 +19,7 @@ mod external;
 mod fold;
 mod import;
 mod input;
+mod locations;
 mod lower;
 mod order;
 pub mod proto;
@@ -33,6 +34,7 @@ use std::path::Path;
 pub(crate) use draft::Names;
 pub use error::{OnnxError, TensorError, UnsupportedOperator, UnsupportedOperators};
 pub(crate) use external::region;
+pub use locations::external_files;
 
 use crate::graph::Graph;
 

@@ -2,10 +2,18 @@
 
 use crate::search::{Budget, Trial};
 
+/// Finalists at most: each more makes the bounds of all wider.
+const FINALISTS: usize = 3;
+
 /// Whether each trial is on the front: no other is weakly better in score and median latency and strictly
-/// better in one. Trials without a latency are never on it.
+/// better in one. Trials without a latency, or that have not seen all samples, are never on it.
 pub fn front(trials: &[Trial]) -> Vec<bool> {
-    let point = |t: &Trial| t.latency.as_ref()?.candidate().map(|q| (t.evaluation.score.value(), q.median));
+    let total = trials.first().map_or(0, |fp32| fp32.evaluation.score.total());
+    let point = |t: &Trial| {
+        let seen = t.evaluation.score.total() == total;
+        let latency = t.latency.as_ref().filter(|_| seen)?;
+        latency.candidate().map(|q| (t.evaluation.score.value(), q.median))
+    };
     let points: Vec<Option<(f64, f64)>> = trials.iter().map(point).collect();
     let dominated = |(score, latency): (f64, f64)| {
         points.iter().flatten().any(|&(s, l)| s >= score && l <= latency && (s > score || l < latency))
@@ -13,22 +21,35 @@ pub fn front(trials: &[Trial]) -> Vec<bool> {
     points.iter().map(|p| p.is_some_and(|p| !dominated(p))).collect()
 }
 
-/// The fastest trial within the budget, ties by smaller weights, then by fewer groups in fp32, then by order.
+/// The trials within the budget that a choice may fall on, the preferred first: the fastest, ties by smaller weights,
+/// then by fewer groups in fp32, then by order; then the next that is safer, which loses less, and so on.
 ///
-/// The first trial is fp32. It is chosen only when no other is within the budget. Without latencies, more
-/// int8 groups count as faster.
-pub fn choose(trials: &[Trial], budget: &Budget) -> Option<usize> {
-    let baseline = trials.first()?;
+/// The first trial is fp32; it is none of them. Without latencies, more int8 groups count as faster.
+pub fn finalists(trials: &[Trial], budget: &Budget) -> Vec<usize> {
+    let Some(baseline) = trials.first() else { return Vec::new() };
     let median = |t: &Trial| t.latency.as_ref().and_then(|l| l.candidate()).map_or(f64::INFINITY, |q| q.median);
-    (1..trials.len())
-        .filter(|&i| budget.allows(&baseline.evaluation.score, &trials[i].evaluation.score))
-        .min_by(|&a, &b| {
-            let (a, b) = (&trials[a], &trials[b]);
-            (median(a).total_cmp(&median(b)))
-                .then(a.weight_bytes.cmp(&b.weight_bytes))
-                .then(a.fp32_groups.len().cmp(&b.fp32_groups.len()))
-        })
-        .or(Some(0))
+    let mut within: Vec<usize> =
+        (1..trials.len()).filter(|&i| budget.allows(&baseline.evaluation.score, &trials[i].evaluation.score)).collect();
+    within.sort_by(|&a, &b| {
+        let (a, b) = (&trials[a], &trials[b]);
+        (median(a).total_cmp(&median(b)))
+            .then(a.weight_bytes.cmp(&b.weight_bytes))
+            .then(a.fp32_groups.len().cmp(&b.fp32_groups.len()))
+    });
+    let mut safest = f64::NEG_INFINITY;
+    within.retain(|&i| {
+        let score = trials[i].evaluation.score.value();
+        let safer = score > safest;
+        safest = safest.max(score);
+        safer
+    });
+    within.truncate(FINALISTS);
+    within
+}
+
+/// The first of the [`finalists`]; fp32, the first trial, when there is none.
+pub fn choose(trials: &[Trial], budget: &Budget) -> Option<usize> {
+    trials.first().map(|_| finalists(trials, budget).first().copied().unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -66,5 +87,19 @@ mod tests {
         assert_eq!(choose(&trials, &budget), Some(3));
         assert_eq!(choose(&trials[..2], &budget), Some(0));
         assert_eq!(choose(&[], &budget), None);
+    }
+
+    #[test]
+    fn finalists_are_ever_safer_and_ever_slower() {
+        let budget = Budget::Drop { max_drop: 0.05, relative: DropKind::Absolute };
+        let trials = [trial(90, 100), trial(85, 50), trial(85, 60), trial(80, 10), trial(87, 80), trial(89, 90)];
+        assert_eq!(finalists(&trials, &budget), [1, 4, 5]);
+        let more = [&trials[..], &[trial(86, 70)]].concat();
+        assert_eq!(finalists(&more, &budget), [1, 6, 4]);
+        // Half of the samples say nothing of the whole.
+        let mut partial = trial(90, 1);
+        partial.evaluation.score = Score::Count { correct: 50, total: 50 };
+        assert_eq!(finalists(&[trial(90, 100), partial.clone()], &budget), [0; 0]);
+        assert_eq!(front(&[trial(90, 100), partial]), [true, false]);
     }
 }

@@ -1,16 +1,25 @@
 //! The whole flow of a job, from a model to its chosen qconfig, and the ports through which its facts leave.
 
+mod bench;
+mod certify;
 mod facts;
+mod keys;
+mod replay;
+mod resolution;
 mod run;
 
 use serde::Serialize;
 
+pub use bench::SplitSamples;
+pub use certify::{Certificate, Certified, Finalist};
 pub use facts::{macs, model_facts, parameters};
-pub use run::{Opened, PipelineError, SplitSamples, open, run};
+pub use replay::{Replay, replay};
+pub use resolution::Resolution;
+pub use run::{Opened, PipelineError, open, run};
 
 use crate::{
     quant::QConfigFile,
-    search::{Finish, Key, Trial},
+    search::{DropInterval, Finish, GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
 };
 
@@ -29,6 +38,18 @@ pub trait Ledger {
     /// Whatever keeps them from being recorded.
     fn record_sensitivities(&mut self, key: &Key, groups: &[GroupFacts]) -> Result<(), LedgerError>;
 
+    /// The times of groups recorded beside the sensitivities of this key.
+    ///
+    /// # Errors
+    /// Whatever keeps the record from being read.
+    fn group_times(&mut self, key: &Key) -> Result<Option<Vec<GroupTime>>, LedgerError>;
+
+    /// Records what each group of the model takes, in topological order, beside the sensitivities of this key.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being recorded.
+    fn record_group_times(&mut self, key: &Key, times: &[GroupTime]) -> Result<(), LedgerError>;
+
     /// The trial recorded under this key, by this job or another.
     ///
     /// # Errors
@@ -40,6 +61,18 @@ pub trait Ledger {
     /// # Errors
     /// Whatever keeps it from being recorded.
     fn record_trial(&mut self, number: usize, trial: &Trial, facts: &TrialFacts) -> Result<(), LedgerError>;
+
+    /// The certificate recorded for this job.
+    ///
+    /// # Errors
+    /// Whatever keeps the record from being read.
+    fn certificate(&mut self) -> Result<Option<Certificate>, LedgerError>;
+
+    /// Records the job's certificate, in place of an earlier one.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being recorded.
+    fn record_certificate(&mut self, certificate: &Certificate) -> Result<(), LedgerError>;
 
     /// Notes something that happened, for people who look later.
     ///
@@ -71,6 +104,8 @@ pub struct GroupFacts {
 pub struct TrialFacts {
     /// Names of [`Trial::fp32_groups`].
     pub fp32_names: Vec<String>,
+    /// Where its drop from fp32 lies, at the confidence of the job; `None` for metrics that do not count.
+    pub drop: Option<DropInterval>,
     /// The qconfig mapping, as JSON.
     pub qconfig_json: String,
     /// The qconfig written whole, for the output folder.
@@ -105,6 +140,20 @@ pub enum Stage {
         /// The group it takes back to fp32, if one.
         group: Option<String>,
     },
+    /// Measuring what a further group in fp32 would win.
+    Rank {
+        /// Groups that are in fp32 already.
+        groups: usize,
+    },
+    /// Measuring a finalist on the certify split.
+    Certify {
+        /// Its number; 0 for fp32.
+        trial: usize,
+    },
+    /// Measuring what each group takes.
+    Times,
+    /// Measuring a recorded trial again.
+    Replay,
     /// Taking latencies of a trial.
     Latency {
         /// Its number.
@@ -125,4 +174,6 @@ pub struct Outcome {
     pub finish: Finish,
     /// Whether the chosen one is within the budget and not fp32.
     pub within_budget: bool,
+    /// What the certify split says; `None` without one, or without a trial within the budget.
+    pub certificate: Option<Certificate>,
 }

@@ -16,6 +16,7 @@ use crate::{
     kernels::Kernels,
     quant::{
         ActivationSpec, Affine, MappingError, Precision, QConfig, QConfigFile, TensorParameters, TensorStatistics,
+        WeightSpec,
     },
 };
 
@@ -30,6 +31,8 @@ pub type LoadSample<'a> = dyn Fn(usize) -> Result<Tensor, SampleError> + Sync + 
 pub struct Prepared {
     engine: Arc<Engine>,
     observed: Vec<bool>,
+    /// Values that a layer with a weight reads: their means are kept by channel.
+    read_by_weights: Vec<bool>,
 }
 
 /// A network whose tensors have been observed.
@@ -37,9 +40,16 @@ pub struct Prepared {
 pub struct Calibrated {
     engine: Arc<Engine>,
     statistics: Vec<Option<TensorStatistics>>,
+    /// Means by channel, of values that a layer with a weight reads.
+    means: Vec<Option<Vec<f64>>>,
     /// Affine parameters by value and spec: the histogram search is worth doing once.
     grids: Mutex<HashMap<(ValueId, ActivationSpec), Affine>>,
+    /// Corrected biases by group, spec and scale of the input.
+    biases: Mutex<HashMap<BiasKey, Option<Arc<[f32]>>>>,
 }
+
+/// What a corrected bias follows from, besides the statistics.
+type BiasKey = (GroupId, WeightSpec, u32);
 
 /// A network in one qconfig, ready to run.
 #[derive(Clone, Debug)]
@@ -124,7 +134,8 @@ pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, Restore
         if inputs.len() != group.inputs.len() {
             return Err(wrong("it has another number of inputs"));
         }
-        let scales = match (&written.weight, engine.graph().node(group.anchor).channels()) {
+        let channels = engine.quantized_channels(group);
+        let scales = match (&written.weight, channels) {
             (Some(weight), Some(channels)) => {
                 if weight.scales.len() != 1 && weight.scales.len() != channels {
                     return Err(wrong("it has another number of scales than its weight has output channels"));
@@ -136,7 +147,12 @@ pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, Restore
             }
             _ => None,
         };
-        quantization.push(Some(GroupQuantization { inputs, output, weight: qconfig.weight, scales }));
+        let bias = written.weight.as_ref().map(|w| &w.bias[..]).filter(|bias| !bias.is_empty());
+        if bias.is_some_and(|bias| Some(bias.len()) != channels || bias.iter().any(|b| !b.is_finite())) {
+            return Err(wrong("its bias is not one finite number an output channel"));
+        }
+        let bias = bias.map(Arc::from);
+        quantization.push(Some(GroupQuantization { inputs, output, weight: qconfig.weight, scales, bias }));
     }
     Ok(Converted { plan: engine.plan(&quantization), quantization })
 }
@@ -145,10 +161,15 @@ pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, Restore
 pub fn prepare(graph: Graph, kernels: Kernels) -> Prepared {
     let groups = Groups::of(&graph);
     let mut observed = vec![false; graph.values.len()];
+    let mut read_by_weights = observed.clone();
     for group in groups.all() {
         group.inputs.iter().chain([&group.output]).for_each(|v| observed[v.0] = true);
+        if group.parameters > 0 {
+            group.inputs.iter().for_each(|v| read_by_weights[v.0] = true);
+        }
     }
-    Prepared { engine: Arc::new(Engine::new(Arc::new(graph), Arc::new(groups), kernels)), observed }
+    let engine = Arc::new(Engine::new(Arc::new(graph), Arc::new(groups), kernels));
+    Prepared { engine, observed, read_by_weights }
 }
 
 impl Prepared {
@@ -172,6 +193,7 @@ impl Prepared {
     ) -> Result<Calibrated, CalibrationError> {
         let plan = self.engine.fp32_plan();
         let mut total: Vec<Option<TensorStatistics>> = vec![None; self.observed.len()];
+        let mut means: Vec<Option<Vec<f64>>> = vec![None; self.observed.len()];
         let at_once = rayon::current_num_threads().max(1);
         for first in (0..samples).step_by(at_once) {
             cancel.check()?;
@@ -180,27 +202,35 @@ impl Prepared {
                 .map(|sample| self.observe(&plan, &load(sample).map_err(CalibrationError::Sample)?))
                 .collect::<Result<_, _>>()?;
             progress((first + several.len()) as u64);
-            for (value, statistics) in several.into_iter().flatten() {
+            for Observation { value, statistics, means: by_channel } in several.into_iter().flatten() {
                 match &mut total[value.0] {
                     Some(sum) => sum.merge(&statistics),
                     empty => *empty = Some(statistics),
+                }
+                match (&mut means[value.0], by_channel) {
+                    (Some(sum), Some(more)) => sum.iter_mut().zip(more).for_each(|(sum, mean)| *sum += mean),
+                    (sum, more) => *sum = sum.take().or(more),
                 }
             }
         }
         if samples == 0 {
             return Err(CalibrationError::NoSamples);
         }
-        Ok(Calibrated { engine: self.engine, statistics: total, grids: Mutex::default() })
+        means.iter_mut().flatten().flatten().for_each(|sum| *sum /= samples as f64);
+        let (grids, biases) = (Mutex::default(), Mutex::default());
+        Ok(Calibrated { engine: self.engine, statistics: total, means, grids, biases })
     }
 
-    fn observe(&self, plan: &Plan, x: &Tensor) -> Result<Vec<(ValueId, TensorStatistics)>, CalibrationError> {
+    fn observe(&self, plan: &Plan, x: &Tensor) -> Result<Vec<Observation>, CalibrationError> {
         let mut seen = Vec::new();
         let mut broken = None;
         plan.run_seen(x, false, &mut |s| {
             if self.observed[s.value.0] && broken.is_none() {
-                match TensorStatistics::of(&s.to_floats()?) {
-                    Some(statistics) => seen.push((s.value, statistics)),
-                    None => broken = Some(s.value),
+                let (value, x) = (s.value, s.to_floats()?);
+                let means = self.read_by_weights[value.0].then(|| means(&x, self.channels(value)));
+                match TensorStatistics::of(&x) {
+                    Some(statistics) => seen.push(Observation { value, statistics, means }),
+                    None => broken = Some(value),
                 }
             }
             Ok(())
@@ -210,6 +240,34 @@ impl Prepared {
             None => Ok(seen),
         }
     }
+}
+
+impl Prepared {
+    /// Channels of a value: the last dimension of how it is stored.
+    fn channels(&self, value: ValueId) -> usize {
+        match self.engine.graph().value(value).shape[..] {
+            [channels, _, _] => channels,
+            ref shape => shape.last().copied().unwrap_or(1),
+        }
+    }
+}
+
+/// What one sample says of one value.
+struct Observation {
+    value: ValueId,
+    statistics: TensorStatistics,
+    means: Option<Vec<f64>>,
+}
+
+/// The mean of each channel of a value, channels last.
+fn means(x: &[f32], channels: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; channels];
+    for pixel in x.chunks_exact(channels.max(1)) {
+        sums.iter_mut().zip(pixel).for_each(|(sum, &v)| *sum += f64::from(v));
+    }
+    let pixels = (x.len() / channels.max(1)).max(1) as f64;
+    sums.iter_mut().for_each(|sum| *sum /= pixels);
+    sums
 }
 
 impl Calibrated {
@@ -243,11 +301,12 @@ impl Calibrated {
                     let group = groups.get(id);
                     let grid =
                         |value: &ValueId| written[value.0].unwrap_or_else(|| self.grid(*value, &qconfig.activation));
-                    let inputs = group.inputs.iter().map(grid).collect();
+                    let inputs: Vec<Affine> = group.inputs.iter().map(grid).collect();
+                    let bias = self.corrected_bias(id, &qconfig.weight, inputs.first());
                     let output = self.grid(group.output, &qconfig.activation);
                     written[group.output.0] = Some(output);
-                    quantization[id.0] =
-                        Some(GroupQuantization { inputs, output, weight: qconfig.weight, scales: None });
+                    let weight = qconfig.weight;
+                    quantization[id.0] = Some(GroupQuantization { inputs, output, weight, scales: None, bias });
                 }
                 None if carries(&node.op) => written[node.output.0] = written[node.inputs[0].0],
                 _ => {}
@@ -263,11 +322,15 @@ impl Calibrated {
         self.convert(&qconfigs)
     }
 
-    /// As [`Calibrated::convert`] with one group alone in int8.
-    pub fn convert_alone(&self, qconfigs: &[Option<QConfig>], group: GroupId) -> Converted {
-        let mut alone = vec![None; qconfigs.len()];
-        alone[group.0] = qconfigs[group.0];
-        self.convert(&alone)
+    fn corrected_bias(&self, id: GroupId, spec: &WeightSpec, input: Option<&Affine>) -> Option<Arc<[f32]>> {
+        let group = self.engine.groups().get(id);
+        let (scale, means) = (input?.scale, self.means[group.inputs.first()?.0].as_ref()?);
+        if !spec.bias_correction {
+            return None;
+        }
+        let mut biases = self.biases.lock().unwrap_or_else(PoisonError::into_inner);
+        let correct = || self.engine.corrected_bias(id, spec, scale, means).map(Arc::from);
+        biases.entry((id, *spec, scale.to_bits())).or_insert_with(correct).clone()
     }
 
     fn grid(&self, value: ValueId, spec: &ActivationSpec) -> Affine {

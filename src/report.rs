@@ -4,6 +4,7 @@
 //! without a network, two pictures, two tables. The web page ([`page`]) fetches the same value and draws it with the
 //! same scripts.
 
+mod certainty;
 mod document;
 mod html;
 pub mod page;
@@ -17,12 +18,13 @@ use utoipa::ToSchema;
 use crate::{
     evaluate::Metric,
     job::JobLock,
-    pipeline::GroupFacts,
+    pipeline::{Certificate, GroupFacts},
     search::DropKind,
     sensitivity::RankBy,
     store::{GroupRow, JobRow, Store, StoreError, TrialSummary},
 };
 
+pub use certainty::{FinalistReport, RankingReport};
 pub use document::Document;
 pub use svg::DrawError;
 
@@ -44,6 +46,10 @@ pub struct JobReport {
     pub groups: Vec<GroupRow>,
     /// Its trials, in order.
     pub trials: Vec<TrialReport>,
+    /// How well the ranking predicted what the groups win; `null` when too few trials tell.
+    pub ranking: Option<RankingReport>,
+    /// The trials that the certify split was opened for, in the order of the choice; none before it was opened.
+    pub finalists: Vec<FinalistReport>,
 }
 
 /// The budget of a job, and what it means for its scores.
@@ -110,21 +116,28 @@ impl JobReport {
     pub async fn read(store: &Store, job: JobRow) -> Result<JobReport, ReportError> {
         let groups = store.job_groups(job.id).await?;
         let trials = store.summaries(job.id).await?;
-        JobReport::new(job, groups, trials)
+        let certificate = store.certificate(job.id).await?;
+        JobReport::new(job, groups, trials, certificate.as_ref())
     }
 
     /// The report of a job with these groups and trials.
     ///
     /// # Errors
     /// A lock that cannot be read.
-    pub fn new(job: JobRow, groups: Vec<GroupFacts>, trials: Vec<TrialSummary>) -> Result<JobReport, ReportError> {
+    pub fn new(
+        job: JobRow,
+        groups: Vec<GroupFacts>,
+        trials: Vec<TrialSummary>,
+        certificate: Option<&Certificate>,
+    ) -> Result<JobReport, ReportError> {
         let unreadable = |e: serde_yaml::Error| ReportError::Lock { job: job.name.clone(), source: Box::new(e) };
         let lock: JobLock = serde_yaml::from_str(&job.lock).map_err(unreadable)?;
         let spec = lock.job.budget;
         let budget = spec.budget();
         let baseline = trials.first().map(TrialSummary::measured);
         let chosen = trials.iter().find(|trial| trial.chosen);
-        let groups = groups.iter().map(|group| GroupRow::new(group, chosen)).collect();
+        let groups: Vec<GroupRow> = groups.iter().map(|group| GroupRow::new(group, chosen)).collect();
+        let ranking = RankingReport::of(&groups, &trials, lock.job.sensitivity.rank_by);
         let trial = |summary: TrialSummary| TrialReport {
             interval: summary.measured().interval(spec.confidence).map(|(low, high)| [low, high]),
             within_budget: baseline.is_some_and(|baseline| budget.allows(&baseline, &summary.measured())),
@@ -148,6 +161,8 @@ impl JobReport {
             job,
             groups,
             trials,
+            ranking,
+            finalists: certificate.map(FinalistReport::all).unwrap_or_default(),
         })
     }
 }

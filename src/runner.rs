@@ -5,6 +5,7 @@ mod follow;
 mod log;
 mod owner;
 mod progress;
+mod upkeep;
 mod worker;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -18,16 +19,17 @@ use tokio::{
 pub use follow::{Follower, Update};
 pub use log::{GATHER, JobLines, JobLog, job_log};
 pub use owner::this_process;
-pub use worker::{Health, Prepared, Workshop, prepare, prepare_submitted, search};
+pub use upkeep::forget_old;
+pub use worker::{Health, Prepared, Workshop, open_locked, prepare, prepare_submitted, search};
 
 use crate::{
     cancel::Cancel,
     job::JobLock,
     output::{self, OutputError, OutputFolder},
     pareto,
-    pipeline::{GroupFacts, Ledger, LedgerError, Outcome, Progress, TrialFacts},
+    pipeline::{Certificate, GroupFacts, Ledger, LedgerError, Outcome, Progress, TrialFacts},
     report::{Document, JobReport, ReportError},
-    search::{Budget, Key, Trial},
+    search::{Budget, GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
     store::{BegunJob, ClaimedJob, JobEnd, JobProgress, LEASE, Store, StoreError, StoreLedger, Word, is_full},
 };
@@ -56,6 +58,8 @@ pub enum Exit {
     Interrupted,
     /// The job was cancelled.
     Cancelled,
+    /// A trial that was measured again is not as recorded.
+    Differs,
 }
 
 impl Exit {
@@ -65,7 +69,7 @@ impl Exit {
             Exit::Success => 0,
             Exit::NothingWithinBudget => 3,
             Exit::Interrupted => 75,
-            Exit::Cancelled => EXIT_FAILED,
+            Exit::Cancelled | Exit::Differs => EXIT_FAILED,
         }
     }
 }
@@ -365,6 +369,14 @@ impl Ledger for Recorder {
         self.ledger.record_sensitivities(key, groups)
     }
 
+    fn group_times(&mut self, key: &Key) -> Result<Option<Vec<GroupTime>>, LedgerError> {
+        self.ledger.group_times(key)
+    }
+
+    fn record_group_times(&mut self, key: &Key, times: &[GroupTime]) -> Result<(), LedgerError> {
+        self.ledger.record_group_times(key, times)
+    }
+
     fn trial(&mut self, key: &Key) -> Result<Option<Trial>, LedgerError> {
         self.ledger.trial(key)
     }
@@ -378,6 +390,14 @@ impl Ledger for Recorder {
             self.folder.write_best(&self.measured[best].facts.file)?;
         }
         Ok(())
+    }
+
+    fn certificate(&mut self) -> Result<Option<Certificate>, LedgerError> {
+        self.ledger.certificate()
+    }
+
+    fn record_certificate(&mut self, certificate: &Certificate) -> Result<(), LedgerError> {
+        self.ledger.record_certificate(certificate)
     }
 
     fn event(&mut self, kind: &str, detail: &str) -> Result<(), LedgerError> {

@@ -1,13 +1,33 @@
 //! The search: a pure fold over the trials so far.
+//!
+//! [`Search::propose`] looks at the trials, and at the gains that it asked for, and says what is to be done next. It
+//! keeps nothing, so a search that was cut off goes on from its recorded trials.
+
+mod adaptive;
+mod bisect;
+mod budget;
+mod chain;
+mod history;
+mod latency_aware;
+mod refine;
+mod strategy;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    evaluate::{Evaluation, Latency, Score},
+    evaluate::{Evaluation, Latency},
     graph::GroupId,
+    sensitivity::Gain,
 };
+
+pub use budget::{Budget, DropInterval, DropKind};
+pub use history::History;
+pub use latency_aware::{GroupTime, by_noise_for_time};
+pub use strategy::{Step, Strategy};
 
 /// Identity of what a trial measures, or of a sensitivity analysis: a SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,39 +70,14 @@ pub struct Trial {
     pub fp32_groups: Vec<GroupId>,
     /// Groups that run in int8.
     pub int8_groups: usize,
-    /// The metric.
+    /// The metric; of a part of the samples where that was enough to know that the trial is outside the budget.
     pub evaluation: Evaluation,
-    /// Latency against fp32; `None` when the job measures none, or it was voided.
+    /// Latency against fp32; `None` for a trial that was not evaluated to its end, and when a latency was voided.
     pub latency: Option<Latency>,
     /// Bytes of all weights and biases as they are stored for this qconfig.
     pub weight_bytes: u64,
     /// Bytes of the values alive at the same time in one run of one sample, at most.
     pub activation_bytes: u64,
-}
-
-/// How far the score may fall from fp32.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Budget {
-    /// Largest drop of a counted metric.
-    Drop {
-        /// As a fraction: 0.01 is one point.
-        max_drop: f64,
-        /// Of what.
-        relative: DropKind,
-    },
-    /// Least SQNR of the output, in dB.
-    MinDb(f64),
-}
-
-/// What a drop is a fraction of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DropKind {
-    /// All samples.
-    #[default]
-    Absolute,
-    /// The samples that fp32 gets right.
-    Relative,
 }
 
 /// When the search ends.
@@ -112,6 +107,8 @@ pub struct Limits {
 pub enum Proposal {
     /// Measure the starting qconfig with these groups in fp32.
     Measure(Vec<GroupId>),
+    /// Measure what each further group in fp32 would win, with these in fp32.
+    Rank(Vec<GroupId>),
     /// The search is over.
     Finished(Finish),
 }
@@ -130,156 +127,81 @@ pub enum Finish {
     MaxTime,
 }
 
-impl Budget {
-    /// Whether a score is within the budget of an fp32 score. Drops are decided on integer counts:
-    /// `fp32 − candidate <= max_drop · total` (absolute) or `… · fp32` (relative).
-    pub fn allows(&self, fp32: &Score, candidate: &Score) -> bool {
-        match (*self, *fp32, *candidate) {
-            (
-                Budget::Drop { max_drop, relative },
-                Score::Count { correct: base, total },
-                Score::Count { correct, .. },
-            ) => {
-                let of = match relative {
-                    DropKind::Absolute => total,
-                    DropKind::Relative => base,
-                };
-                // 0.01 · 5000 must allow 50: a drop of n samples is compared with room for f64 rounding only.
-                base as f64 - correct as f64 <= max_drop * of as f64 * (1.0 + 1e-12)
-            }
-            (Budget::MinDb(least), _, Score::Decibel { value, .. }) => value >= least,
-            _ => false,
-        }
-    }
-
-    /// The least score that is within the budget of an fp32 score.
-    pub fn least(&self, fp32: &Score) -> f64 {
-        match *self {
-            Budget::Drop { max_drop, relative: DropKind::Absolute } => fp32.value() - max_drop,
-            Budget::Drop { max_drop, relative: DropKind::Relative } => fp32.value() * (1.0 - max_drop),
-            Budget::MinDb(least) => least,
-        }
-    }
+/// The gains that were measured with some groups in fp32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranked {
+    /// Groups in fp32, in topological order.
+    pub fp32: Vec<GroupId>,
+    /// What each of the others would win, most first.
+    pub gains: Vec<Gain>,
 }
 
-/// Greedy search: fp32, then all of the starting qconfig, then one more group in fp32 at each trial, worst
-/// first. It never undoes.
+/// A search: fp32, then all of the starting qconfig, then what the strategy tries; at last, what it found is refined.
 #[derive(Clone, Debug)]
-pub struct Greedy {
-    /// Groups that the starting qconfig quantizes, worst first.
+pub struct Search {
+    /// Groups that the starting qconfig quantizes, in the order in which they are to go back to fp32: worst first, or for
+    /// `latency_aware` as [`by_noise_for_time`] has them.
     pub ranking: Vec<GroupId>,
     /// What the trials must reach.
     pub budget: Budget,
     /// When to stop.
     pub limits: Limits,
+    /// What is tried.
+    pub strategy: StrategyKind,
+    /// Whether each group that went back to fp32 is tried in int8 again, once a trial is within the budget.
+    pub refine: bool,
 }
 
-impl Greedy {
-    /// The next step after these trials, given in the order they were made.
-    pub fn propose(&self, history: &[Trial]) -> Proposal {
-        let fp32_all = || {
+/// How qconfigs are proposed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StrategyKind {
+    /// The worst remaining group, one a trial.
+    #[default]
+    Greedy,
+    /// How many of the worst groups are enough, by doubling and halving, then one group fewer.
+    Bisect,
+    /// The group that wins most under the present qconfig, measured again after each step; several at once far from the
+    /// budget.
+    Adaptive,
+    /// As `bisect`, on the groups by the noise that they cost for the time that int8 saves on them.
+    LatencyAware,
+}
+
+impl StrategyKind {
+    fn strategy(self) -> &'static dyn Strategy {
+        match self {
+            StrategyKind::Greedy => &chain::Greedy,
+            StrategyKind::Bisect | StrategyKind::LatencyAware => &bisect::Bisect,
+            StrategyKind::Adaptive => &adaptive::Adaptive,
+        }
+    }
+}
+
+impl Search {
+    /// The next step after these trials, given in the order they were made, and these gains.
+    pub fn propose(&self, trials: &[Trial], ranked: &[Ranked]) -> Proposal {
+        let Some(baseline) = trials.first() else {
             let mut all = self.ranking.clone();
             all.sort_unstable();
-            all
+            return Proposal::Measure(all);
         };
-        let Some(baseline) = history.first() else { return Proposal::Measure(fp32_all()) };
-        let reached = |trial: &Trial| self.budget.allows(&baseline.evaluation.score, &trial.evaluation.score);
-        if self.limits.until == Until::Budget && history[1..].iter().any(reached) {
-            return Proposal::Finished(Finish::WithinBudget);
-        }
-        // Trial n has n − 1 groups in fp32; with all of them it would be trial 0 again.
-        let next = history.len() - 1;
-        if next >= self.ranking.len() {
-            return Proposal::Finished(Finish::Exhausted);
-        }
-        if history.len() >= self.limits.max_trials {
-            return Proposal::Finished(Finish::MaxTrials);
-        }
-        let spent: f64 = history.iter().map(|t| t.evaluation.seconds).sum();
-        if self.limits.max_seconds.is_some_and(|limit| spent >= limit) {
-            return Proposal::Finished(Finish::MaxTime);
-        }
-        let mut fp32 = self.ranking[..next].to_vec();
-        fp32.sort_unstable();
-        Proposal::Measure(fp32)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn trial(correct: u64) -> Trial {
-        Trial {
-            key: Key([0; 32]),
-            fp32_groups: vec![],
-            int8_groups: 0,
-            evaluation: Evaluation { score: Score::Count { correct, total: 100 }, correct: vec![], seconds: 2.0 },
-            latency: None,
-            weight_bytes: 0,
-            activation_bytes: 0,
-        }
-    }
-
-    fn greedy() -> Greedy {
-        Greedy {
-            ranking: vec![GroupId(3), GroupId(0), GroupId(2)],
-            budget: Budget::Drop { max_drop: 0.01, relative: DropKind::Absolute },
-            limits: Limits { until: Until::Budget, max_trials: 100, max_seconds: None },
-        }
-    }
-
-    #[test]
-    fn takes_the_worst_group_back_until_within_the_budget() {
-        let greedy = greedy();
-        let measure = |ids: &[usize]| Proposal::Measure(ids.iter().map(|&i| GroupId(i)).collect());
-        let mut history = vec![];
-        assert_eq!(greedy.propose(&history), measure(&[0, 2, 3]));
-        history.push(trial(90));
-        assert_eq!(greedy.propose(&history), measure(&[]));
-        history.push(trial(70));
-        assert_eq!(greedy.propose(&history), measure(&[3]));
-        history.push(trial(88));
-        assert_eq!(greedy.propose(&history), measure(&[0, 3]));
-        history.push(trial(89));
-        assert_eq!(greedy.propose(&history), Proposal::Finished(Finish::WithinBudget));
-    }
-
-    #[test]
-    fn ends_when_everything_is_fp32_or_a_limit_is_reached() {
-        let mut search = greedy();
-        let history: Vec<Trial> = [90, 10, 10, 10].map(trial).to_vec();
-        assert_eq!(search.propose(&history), Proposal::Finished(Finish::Exhausted));
-        search.limits.max_trials = 3;
-        assert_eq!(search.propose(&history[..3]), Proposal::Finished(Finish::MaxTrials));
-        search.limits.max_trials = 100;
-        search.limits.max_seconds = Some(5.0);
-        assert_eq!(search.propose(&history[..3]), Proposal::Finished(Finish::MaxTime));
-        search.limits = Limits { until: Until::Exhausted, max_trials: 100, max_seconds: None };
-        let good: Vec<Trial> = [90, 90].map(trial).to_vec();
-        assert_eq!(search.propose(&good), Proposal::Measure(vec![GroupId(3)]));
-    }
-
-    #[test]
-    fn budgets_are_decided_on_counts() {
-        let score = |correct, total| Score::Count { correct, total };
-        let absolute = Budget::Drop { max_drop: 0.01, relative: DropKind::Absolute };
-        assert!(absolute.allows(&score(4600, 5000), &score(4550, 5000)));
-        assert!(!absolute.allows(&score(4600, 5000), &score(4549, 5000)));
-        assert!(absolute.allows(&score(4600, 5000), &score(4700, 5000)));
-        let relative = Budget::Drop { max_drop: 0.1, relative: DropKind::Relative };
-        assert!(relative.allows(&score(10, 100), &score(9, 100)));
-        assert!(!relative.allows(&score(10, 100), &score(8, 100)));
-        assert_eq!((absolute.least(&score(90, 100)), relative.least(&score(10, 20))), (0.89, 0.45));
-        let db = |value| Score::Decibel { value, total: 5 };
-        assert!(Budget::MinDb(20.0).allows(&db(f64::INFINITY), &db(20.0)));
-        assert!(!Budget::MinDb(20.0).allows(&db(f64::INFINITY), &db(19.9)));
-    }
-
-    #[test]
-    fn keys_survive_a_round_trip_as_text() {
-        let key = Key(std::array::from_fn(|i| i as u8 * 7));
-        assert_eq!(key.to_string().parse(), Ok(key));
-        assert_eq!("12".parse::<Key>(), Err(KeyError));
+        let until = self.limits.until;
+        let history = History { ranking: &self.ranking, budget: &self.budget, baseline, trials, ranked, until };
+        let enough = history.is_enough();
+        let refined = || if enough && self.refine { refine::Refine.next(&history) } else { None };
+        let step = match trials.len() {
+            1 => Some(Step::Measure(Vec::new())),
+            _ => self.strategy.strategy().next(&history).or_else(refined),
+        };
+        let spent: f64 = trials.iter().map(|t| t.evaluation.seconds).sum();
+        let finish = match step {
+            None => Finish::Exhausted,
+            Some(_) if trials.len() >= self.limits.max_trials => Finish::MaxTrials,
+            Some(_) if self.limits.max_seconds.is_some_and(|limit| spent >= limit) => Finish::MaxTime,
+            Some(Step::Measure(fp32)) => return Proposal::Measure(fp32),
+            Some(Step::Rank(fp32)) => return Proposal::Rank(fp32),
+        };
+        Proposal::Finished(if enough { Finish::WithinBudget } else { finish })
     }
 }

@@ -10,6 +10,7 @@ mod probes;
 mod problem;
 mod query;
 mod report;
+mod uploads;
 
 use std::{
     io,
@@ -28,13 +29,18 @@ pub use access::{Access, AccessError};
 pub use jobs::{JobList, NewJob};
 pub use problem::{PROBLEM_JSON, Problem};
 pub use query::Statement;
+pub use uploads::Uploads;
 
 use crate::{cancel::Cancel, runner::Workshop, store::Store};
 
-/// Largest body of a request, in bytes.
-const MAX_BODY: usize = 2 << 20;
+/// Largest body of a request but an upload, in bytes.
+const MAX_BODY: usize = 16 << 20;
 /// Streams of events at the same time.
 const MAX_STREAMS: usize = 512;
+/// Statements of users that run at the same time; each may take memory and a core.
+const MAX_QUERIES: usize = 2;
+/// How often files are looked for that no job refers to any more.
+const CLEAN: Duration = Duration::from_secs(60 * 60);
 /// How often what asks a process to stop is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long open requests may take once the process was asked to stop.
@@ -52,7 +58,9 @@ struct Inner {
     workshop: Arc<Workshop>,
     access: Access,
     stop: Cancel,
-    intake: Semaphore,
+    intake: Arc<Semaphore>,
+    queries: Semaphore,
+    uploads: Uploads,
     streams: Arc<Semaphore>,
     since: Instant,
 }
@@ -66,10 +74,27 @@ pub struct Server {
 
 impl Server {
     /// A server of this store, whose jobs are worked on in `workshop`, until `stop` is set.
-    pub fn new(store: Store, database: &Path, workshop: Arc<Workshop>, access: Access, stop: Cancel) -> Server {
-        let (intake, streams) = (Semaphore::new(1), Arc::new(Semaphore::new(MAX_STREAMS)));
-        let (database, since) = (database.to_owned(), Instant::now());
-        Server { shared: Arc::new(Inner { store, database, workshop, access, stop, intake, streams, since }) }
+    pub fn new(
+        store: Store,
+        database: &Path,
+        workshop: Arc<Workshop>,
+        access: Access,
+        uploads: Uploads,
+        stop: Cancel,
+    ) -> Server {
+        let shared = Inner {
+            store,
+            database: database.to_owned(),
+            workshop,
+            access,
+            stop,
+            intake: Arc::new(Semaphore::new(1)),
+            queries: Semaphore::new(MAX_QUERIES),
+            uploads,
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            since: Instant::now(),
+        };
+        Server { shared: Arc::new(shared) }
     }
 
     /// All routes.
@@ -89,6 +114,7 @@ impl Server {
             .routes(routes!(report::file))
             .routes(routes!(events::events))
             .routes(routes!(query::query))
+            .routes(routes!(uploads::has, uploads::put))
             .routes(routes!(probes::healthz))
             .routes(routes!(probes::readyz))
             .routes(routes!(probes::metrics))
@@ -123,10 +149,19 @@ impl Server {
             stopped(self.shared.stop.clone()).await;
             sleep(LAST_ANSWERS).await;
         };
-        tokio::select! {
+        let shared = Arc::clone(&self.shared);
+        let cleaning = tokio::spawn(async move {
+            loop {
+                shared.uploads.clean(&shared.store).await;
+                sleep(CLEAN).await;
+            }
+        });
+        let served = tokio::select! {
             served = serving => served,
             // A client that does not read its answer keeps nobody.
             () = overdue => Ok(()),
-        }
+        };
+        cleaning.abort();
+        served
     }
 }

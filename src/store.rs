@@ -8,6 +8,7 @@
 //! SQLite's write-ahead log needs memory that all readers share, which network file systems do not give. There the
 //! database has a rollback journal instead, and one process holds it locked while it has it open.
 
+mod certificates;
 mod connect;
 mod events;
 mod groups;
@@ -15,10 +16,12 @@ mod jobs;
 mod json_number;
 mod ledger;
 mod life;
+mod merge;
 mod query;
 mod queue;
 mod rows;
 mod trials;
+mod upkeep;
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
@@ -30,6 +33,7 @@ pub use jobs::{Counts, JobDetail, JobFilter, JobId, JobProgress, JobRow, JobStat
 pub use json_number::JsonNumber;
 pub use ledger::StoreLedger;
 pub use life::{JobEnd, Word};
+pub use merge::Merged;
 pub use query::{Cell, QueryLimits, Rows};
 pub use queue::{BegunJob, ClaimedJob, LEASE, Submission, Submitted};
 pub use trials::TrialSummary;
@@ -160,6 +164,14 @@ pub enum StoreError {
         id: JobId,
         /// The trial.
         trial: usize,
+    },
+    /// A copy of the database cannot be written.
+    #[error("{}: failed to write the copy", path.display())]
+    Copy {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
     },
     /// A statement of the user's that is refused.
     #[error("{0}")]

@@ -3,8 +3,9 @@
 use std::{fs, path::Path};
 
 /// Modules in order: each may use those before it, and itself.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "cancel",
+    "confidence",
     "graph",
     "onnx",
     "quant",
@@ -34,7 +35,7 @@ const ORDER: [&str; 23] = [
 const SHELL: &str = "store";
 
 /// Crates that only the shell may use.
-const SHELL_CRATES: [&str; 8] = ["tokio", "sqlx", "axum", "utoipa", "ureq", "clap", "indicatif", "anyhow"];
+const SHELL_CRATES: [&str; 9] = ["tokio", "sqlx", "rusqlite", "axum", "utoipa", "ureq", "clap", "indicatif", "anyhow"];
 
 /// Crates that only the command line may use.
 const CLI_CRATES: [&str; 5] = ["clap", "indicatif", "anyhow", "comfy_table", "ureq"];

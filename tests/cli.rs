@@ -85,7 +85,7 @@ fn lock(name: &str) -> JobLock {
     );
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    JobLock::new(&Job { spec: job::parse(&text, &[]).unwrap(), folder: "/".into() }, sha256)
+    JobLock::new(&Job { spec: job::parse(&text, &[]).unwrap(), folder: "/".into(), root: None }, sha256)
 }
 
 fn groups() -> Vec<GroupFacts> {
@@ -139,7 +139,7 @@ fn trials() -> Vec<(Trial, TrialFacts)> {
             groups: vec![],
         };
         let fp32_names = fp32.iter().map(|g| groups()[*g].id.clone()).collect();
-        (trial, TrialFacts { fp32_names, qconfig_json: "{\"preset\": \"onednn\"}".into(), file })
+        (trial, TrialFacts { fp32_names, drop: None, qconfig_json: "{\"preset\": \"onednn\"}".into(), file })
     };
     vec![
         trial(1, &[0, 1, 2], 184, Some(2_000_000)),
@@ -206,7 +206,10 @@ fn queries_only_read() {
             "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN",
         ),
         ("SELECT 1; DELETE FROM jobs", "expected one statement, found more"),
-        ("WITH a AS (SELECT 1) DELETE FROM jobs", "attempt to write a readonly database"),
+        (
+            "WITH a AS (SELECT 1) DELETE FROM jobs",
+            "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN",
+        ),
         (
             "VACUUM INTO 'copy.db'",
             "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN",
@@ -322,7 +325,7 @@ fn help_has_examples_and_exit_codes() {
     }
     for command in [
         "run", "validate", "inspect", "bench", "serve", "submit", "jobs", "show", "watch", "cancel", "retry", "rm",
-        "logs", "export", "trials", "groups", "front", "query",
+        "logs", "export", "trials", "groups", "front", "query", "replay", "report", "db", "merge",
     ] {
         let done = bench.qtuned(&[command, "--help"]);
         assert!(done.code == 0 && done.stdout.contains("Examples:"), "{command}");

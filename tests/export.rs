@@ -63,7 +63,7 @@ impl Quantized {
             Some(q) => {
                 let weight = calibrated.engine().quantized_weight(id, q);
                 let scales = weight.as_ref().map(|weight| &weight.scales.scales[..]);
-                GroupParameters::int8(&groups.get(id).id, &preset.qconfig(), &q.inputs, &q.output, scales)
+                GroupParameters::int8(&groups.get(id).id, &preset.qconfig(), &q.inputs, &q.output, scales, None)
             }
         });
         let file = QConfigFile {

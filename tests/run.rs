@@ -13,8 +13,9 @@ use std::{
 use qtuned::{job::JobLock, quant::QConfigFile};
 use tempfile::TempDir;
 
-const SMALL: [&str; 4] = [
+const SMALL: [&str; 5] = [
     "data.split.search=300",
+    "data.split.certify=1000",
     "data.split.calibrate=32",
     "sensitivity.samples=8",
     "measure.latency={runs: 5, warmup: 1}",
@@ -66,6 +67,22 @@ fn a_job_runs_to_its_end_and_again_finds_everything_recorded() {
     assert_eq!(rows(path, "SELECT chosen FROM jobs"), serde_json::json!([{"chosen": best.trial}]));
     assert_eq!(best.model_sha256, lock.sha256.model);
     assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("<title>fashion-mnist · qtuned</title>"));
+    assert!(stderr.contains("the 1000 samples of the certify split can rule out a drop of"), "{stderr}");
+    assert!(stdout.contains("certified: at 95 % confidence its drop in the population is at most"), "{stdout}");
+    let named = rows(path, "SELECT trial, total FROM finalists WHERE place = 0");
+    assert_eq!(named[0]["total"], serde_json::json!(1000));
+
+    // The chosen trial and fp32, measured again on another number of threads, agree to the bit.
+    for trial in [0, best.trial] {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("qtuned"));
+        command.args(["replay", &trial.to_string(), "--threads", "1", "--json"]).current_dir(path);
+        let replayed: serde_json::Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+        assert_eq!((&replayed["agrees"], &replayed["samples"]), (&serde_json::json!(true), &serde_json::json!(300)));
+    }
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("qtuned"));
+    let (code, _, error) = ended(command.args(["replay", "99"]).current_dir(path).output().unwrap());
+    assert!(code == 1 && error.contains("job 1 has no trial 99; it has "), "{error}");
+
     let measured = "SELECT (SELECT count(*) FROM trials) AS trials, (SELECT count(*) FROM latency_samples) AS samples";
     let count = || rows(path, measured);
     let before = count();
@@ -85,6 +102,17 @@ fn a_job_runs_to_its_end_and_again_finds_everything_recorded() {
     assert!(!stderr.contains("evaluating"), "{stderr}");
     assert_eq!(count(), before);
     assert!(path.join("tight/best.qconfig.yaml").exists());
+}
+
+#[test]
+fn a_budget_that_is_finer_than_the_samples_is_refused_when_that_is_wanted() {
+    let folder = TempDir::new().unwrap();
+    let mut command = command(folder.path(), &["data.split.search=50", "data.split.certify=0", "budget.max_drop=0.02"]);
+    let (code, _, stderr) = ended(command.arg("--strict").output().unwrap());
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("the 50 samples of the search split can rule out a drop of"), "{stderr}");
+    assert!(stderr.contains("the budget of 2.00 points is finer"), "{stderr}");
+    assert!(!folder.path().join("qtuned.db").exists());
 }
 
 #[test]

@@ -33,9 +33,11 @@ impl Answer {
 fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
-    if !headers.iter().any(|(name, _)| *name == "host") {
-        request.push_str(&format!("host: {address}\r\n"));
+    let mut request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
+    for (name, value) in [("host", address), ("content-length", &body.len().to_string())] {
+        if !headers.iter().any(|(given, _)| *given == name) {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
     }
     headers.iter().for_each(|(name, value)| request.push_str(&format!("{name}: {value}\r\n")));
     stream.write_all(format!("{request}\r\n{body}").as_bytes()).unwrap();
@@ -166,6 +168,7 @@ fn every_route_answers_and_the_commands_say_the_same_of_a_server_as_of_its_datab
     let rows = query("SELECT id, 9e999 AS inf, x'0a' AS b FROM jobs").json();
     assert_eq!(rows, json!({"columns": ["id", "inf", "b"], "rows": [[1, "inf", {"hex": "0a"}]], "truncated": false}));
     assert_eq!(query("DELETE FROM jobs").status, 422);
+    assert_eq!(query("SELECT zeroblob(1 << 30)").status, 422);
 
     // The same words of a server and of a database.
     let server = format!("http://{address}/");
@@ -235,7 +238,8 @@ fn what_is_wrong_is_a_problem_that_names_the_field() {
         (body("application/json", "{"), body("application/json", "{}"), body("text/plain", "a")),
         (400, 422, 415)
     );
-    assert_eq!((body("application/yaml", "a: [1"), body("application/yaml", &"x".repeat(3 << 20))), (422, 413));
+    assert_eq!((body("application/yaml", "a: [1"), body("application/yaml", &"x".repeat(3 << 20))), (422, 422));
+    assert_eq!(body("application/yaml", &"x".repeat((16 << 20) + 1)), 413);
     assert_eq!(body("application/json", &json!({"job": {}, "priority": 5000}).to_string()), 422);
     for (method, path, status) in [
         ("GET", "/nothing", 404),
@@ -254,6 +258,8 @@ fn what_is_wrong_is_a_problem_that_names_the_field() {
         ("POST", "/v1/jobs/99/retry", 404),
         ("GET", "/v1/jobs?state=lost", 400),
         ("PUT", "/v1/jobs", 405),
+        ("PUT", "/v1/blobs/abc", 422),
+        ("GET", "/v1/blobs/abc", 422),
     ] {
         let answer = ask(address, method, path, &[], "");
         assert_eq!((answer.status, answer.json()["status"].as_u64()), (status, Some(status.into())), "{method} {path}");
@@ -267,7 +273,7 @@ fn what_is_wrong_is_a_problem_that_names_the_field() {
     }
     let description = get(address, "/openapi.json").json();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!((paths.len(), &description["info"]["title"]), (17, &json!("qtuned")));
+    assert_eq!((paths.len(), &description["info"]["title"]), (18, &json!("qtuned")));
     assert!(
         paths.values().all(|path| path.as_object().unwrap().values().all(|operation| operation["summary"].is_string()))
     );
@@ -326,4 +332,77 @@ fn two_workers_share_a_machine_and_a_job_is_cancelled_over_http() {
         assert!(since.elapsed() < Duration::from_secs(10));
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn a_job_comes_with_its_files_and_reads_no_others() {
+    let bench = Bench::new();
+    fs::write(bench.path().join("tokens"), "write a-token-that-writes\n").unwrap();
+    let args = ["--listen", "0.0.0.0:0", "--token-file", "tokens", "--threads", "2", "--max-upload", "8"];
+    let (_serve, address) = bench.serve_http(&args);
+    let address = address.replace("0.0.0.0", "127.0.0.1");
+    let token = ("authorization", "Bearer a-token-that-writes");
+
+    // Pictures in folders of their own, and a list that names them from elsewhere.
+    let elsewhere = tempfile::TempDir::new().unwrap();
+    let folder = elsewhere.path();
+    fs::create_dir_all(folder.join("lists")).unwrap();
+    fs::create_dir_all(folder.join("pictures")).unwrap();
+    let mut list = "file,label\n".to_owned();
+    for i in 0..40u8 {
+        let name = format!("pictures/{i}.png");
+        image::GrayImage::from_fn(28, 28, |x, y| image::Luma([(x * y) as u8 ^ i])).save(folder.join(&name)).unwrap();
+        list.push_str(&format!("../{name},{}\n", i % 10));
+    }
+    fs::write(folder.join("lists/all.csv"), list).unwrap();
+    let shipped = Path::new(JOB).parent().unwrap().join("../datasets/fashion-mnist/model.onnx");
+    fs::copy(shipped, folder.join("model.onnx")).unwrap();
+    let yaml = "name: sent\nmodel: {onnx: model.onnx}\ndata:\n  images: {csv: lists/all.csv}\n  \
+                preprocess: {channels: gray, scale: 0.0039, mean: [0.286], std: [0.353]}\n  \
+                split: {calibrate: 8, search: 20}\nbudget: {max_drop: 0.5}\nsensitivity: {samples: 2}\n\
+                measure: {latency: {runs: 3, warmup: 1}}\n";
+    let file = folder.join("job.yaml");
+    fs::write(&file, yaml).unwrap();
+    let server = format!("http://{address}");
+    let submit = |more: &[&str]| {
+        let file = file.display().to_string();
+        let mut command = bench.command(&["submit", &file, "--server", &server]);
+        let output = command.args(more).env("QTUNED_TOKEN", "a-token-that-writes").output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, _, stderr) = submit(&[]);
+    assert!(code == 1 && stderr.contains("expected a file below the server's data root"), "{stderr}");
+    let (code, stdout, stderr) = submit(&["--upload"]);
+    assert!(code == 0 && stdout.starts_with("job 1: sent ("), "{stdout}{stderr}");
+    // Nothing is needed of the place that they came from.
+    let gone = folder.join("gone");
+    fs::rename(folder.join("pictures"), &gone).unwrap();
+    bench.wait("1", in_state("succeeded"));
+    fs::rename(&gone, folder.join("pictures")).unwrap();
+    assert!(submit(&["--upload"]).1.ends_with("the same as before\n"));
+    let kept = || fs::read_dir(bench.path().join("qtuned.uploads/blobs")).unwrap().count();
+    assert_eq!(kept(), 28 + 2);
+
+    let put = |sha256: &str, body: &str| ask(&address, "PUT", &format!("/v1/blobs/{sha256}"), &[token], body);
+    let hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    assert_eq!(get(&address, &format!("/v1/blobs/{hello}")).status, 401);
+    assert_eq!(put(hello, "hallo").status, 422);
+    assert_eq!((put(hello, "hello").status, put(hello, "hello").status), (201, 200));
+    let found = ask(&address, "GET", &format!("/v1/blobs/{hello}"), &[token], "").json();
+    assert_eq!(found, json!({"sha256": hello, "bytes": 5}));
+    // What is too large is refused before it is sent.
+    let path = format!("/v1/blobs/{}", hello.replace('2', "3"));
+    assert_eq!(ask(&address, "PUT", &path, &[token, ("content-length", "8388609")], "").status, 413);
+    // What was not sent with a job is not there for it.
+    let with = |files: Value, model: &str| {
+        let spec = job(json!({"model": {"onnx": model}}));
+        let body = json!({"job": spec, "files": files}).to_string();
+        let made = ask(&address, "POST", "/v1/jobs", &[token, ("content-type", "application/json")], &body);
+        (made.status, made.json()["field"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(with(json!({"m.onnx": hello}), "/etc/passwd"), (422, "model.onnx".into()));
+    assert_eq!(with(json!({"m.onnx": hello}), "../../blobs"), (422, "model.onnx".into()));
+    assert_eq!(with(json!({"../m.onnx": hello}), "m.onnx"), (422, "files".into()));
+    assert_eq!(with(json!({"m.onnx": "0".repeat(64)}), "m.onnx"), (422, "files".into()));
 }

@@ -56,6 +56,11 @@ fn describe(stage: &Stage) -> String {
         Stage::Evaluate { trial: 0, .. } => "trial 0 (fp32): evaluating".to_owned(),
         Stage::Evaluate { trial, group: None } => format!("trial {trial}: evaluating"),
         Stage::Evaluate { trial, group: Some(group) } => format!("trial {trial} ({group} in fp32): evaluating"),
+        Stage::Times => "taking the times of groups".to_owned(),
+        Stage::Replay => "measuring the trial again".to_owned(),
+        Stage::Rank { groups } => format!("ranking again, {} in fp32", format::plural(*groups, "group")),
+        Stage::Certify { trial: 0 } => "certifying: fp32".to_owned(),
+        Stage::Certify { trial } => format!("certifying: trial {trial}"),
         Stage::Latency { trial } => format!("trial {trial}: taking latencies"),
     }
 }
@@ -102,6 +107,12 @@ impl Progress for Terminal {
             _ => format!("{} in fp32", format::plural(facts.fp32_names.len(), "group")),
         };
         let score = format::score(self.metric, trial.evaluation.score.value());
-        self.line(&format!("trial {number}: {fp32}, score {score}, median {median}, speed-up {speed_up}"));
+        self.line(&match (latency, facts.drop) {
+            (None, Some(drop)) if drop.low < drop.high => {
+                let (seen, low) = (trial.evaluation.score.total(), format::points(drop.low));
+                format!("trial {number}: {fp32}, surely outside after {seen} samples: drop at least {low}")
+            }
+            _ => format!("trial {number}: {fp32}, score {score}, median {median}, speed-up {speed_up}"),
+        });
     }
 }

@@ -6,10 +6,13 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, JobFile, available_threads, format, print, print_json, progress::Terminal, signals, trials};
+use super::{
+    Global, JobFile, Strictness, available_threads, format, print, print_json, progress::Terminal, signals, trials,
+};
 use crate::{
     cancel::Cancel,
-    pipeline::Progress,
+    pipeline::{Certificate, Certified, Progress},
+    report::FinalistReport,
     runner::{self, Exit, JobLines, Run},
     store::{JobRow, JobState, Store, SystemClock, TrialSummary},
 };
@@ -30,6 +33,9 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     job: JobFile,
 
+    #[command(flatten)]
+    strictness: Strictness,
+
     /// Threads for everything but latencies, which the job decides; all CPUs when not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -38,9 +44,12 @@ pub(super) struct RunArgs {
 pub(super) fn run(global: &Global, args: &RunArgs, lines: JobLines) -> Result<Exit> {
     let threads = args.threads.map_or_else(available_threads, usize::from);
     let job = args.job.load()?;
-    let prepared = runner::prepare(&job)?;
+    let prepared = runner::prepare(&job, &Cancel::default())?;
     let (metric, rank_by) = (job.spec.budget.metric, job.spec.sensitivity.rank_by);
     let terminal = Arc::new(Terminal::new(metric, rank_by, global.json));
+    if let Some(resolution) = args.strictness.check(&prepared.opened)? {
+        terminal.line(&resolution);
+    }
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let done = runtime.block_on(async {
@@ -64,17 +73,22 @@ pub(super) fn run(global: &Global, args: &RunArgs, lines: JobLines) -> Result<Ex
         terminal.finish();
         let row = store.job(run.job.id).await?;
         let summaries = store.summaries(run.job.id).await?;
+        let certificate = store.certificate(run.job.id).await?.filter(|_| ran.outcome.is_some());
         // What was logged last is written within this time.
         tokio::time::sleep(runner::GATHER).await;
         store.close().await;
-        anyhow::Ok((ran, row, summaries))
+        anyhow::Ok((ran, row, summaries, certificate))
     });
     // A search that does not stop in time is left behind: what it recorded is on disk.
     runtime.shutdown_background();
-    let (ran, row, summaries) = done?;
+    let (ran, row, summaries, certificate) = done?;
+    let finalists = certificate.as_ref().map(FinalistReport::all).unwrap_or_default();
     let told = match global.json {
-        true => print_json(&json!({"job": row, "trials": summaries, "output": ran.folder})),
-        false => print(&format!("{}results are in {}\n", ending(&row, &summaries), ran.folder.display())),
+        true => print_json(&json!({"job": row, "trials": summaries, "finalists": finalists, "output": ran.folder})),
+        false => {
+            let certified = certificate.as_ref().map(certified).unwrap_or_default();
+            print(&format!("{}{certified}results are in {}\n", ending(&row, &summaries), ran.folder.display()))
+        }
     };
     match told {
         // The exit code tells how the search ended, also to one who does not read the rest.
@@ -98,6 +112,24 @@ pub(super) fn ending(job: &JobRow, summaries: &[TrialSummary]) -> String {
         _ => format!("interrupted after {}; the same command continues\n", format::plural(job.trials, "trial")),
     });
     text
+}
+
+/// What the certify split says, a line for each finalist that was tried.
+fn certified(certificate: &Certificate) -> String {
+    let tried = certificate.finalists.iter().filter_map(|finalist| Some((finalist.trial, finalist.certified?)));
+    let line = |(trial, Certified { pairs, bound, holds }): (usize, Certified)| {
+        let bound = format::or_none(bound, format::points);
+        format!(
+            "trial {trial} is {}certified: at {} % confidence its drop in the population is at most {bound} ({} samples: \
+             {} lost, {} won)\n",
+            if holds { "" } else { "NOT " },
+            certificate.confidence * 100.0,
+            format::count(pairs.total),
+            pairs.lost,
+            pairs.won,
+        )
+    };
+    tried.map(line).collect()
 }
 
 fn choice(chosen: &TrialSummary) -> String {

@@ -10,7 +10,7 @@ use super::{Global, available_threads, signals};
 use crate::{
     cancel::Cancel,
     runner::{self, JobLines, Workshop},
-    server::{Access, Server},
+    server::{Access, Server, Uploads},
     store::{Store, SystemClock},
 };
 
@@ -22,6 +22,7 @@ use crate::{
 #[command(after_help = "Examples:
   qtuned serve
   qtuned serve --workers 2 --db /data/qtuned.db
+  qtuned serve --keep-days 30
   qtuned serve --listen 0.0.0.0:7878 --token-file tokens --data-root /data")]
 pub(super) struct ServeArgs {
     /// Jobs that run at the same time; the CPUs are divided among them
@@ -44,7 +45,21 @@ pub(super) struct ServeArgs {
     /// read what this process can on a loopback address, and nothing on another
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
+
+    /// Where files are kept that clients upload; a folder beside the database when not given
+    #[arg(long, value_name = "DIR")]
+    uploads: Option<PathBuf>,
+
+    /// Largest file that a client may upload, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    max_upload: u64,
+
+    /// Remove jobs this many days after they ended, with the trials that only they have; never when not given
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    keep_days: Option<u32>,
 }
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) fn run(global: &Global, args: &ServeArgs, lines: JobLines) -> Result<()> {
     let workers = usize::from(args.workers);
@@ -60,7 +75,12 @@ pub(super) fn run(global: &Global, args: &ServeArgs, lines: JobLines) -> Result<
         let store = Store::open(&global.db, Arc::new(SystemClock)).await?;
         tokio::spawn(lines.keep(store.clone()));
         let workshop = Workshop::new(store.clone(), threads, stop.clone());
-        let server = Server::new(store.clone(), &global.db, Arc::clone(&workshop), access, stop);
+        if let Some(days) = args.keep_days {
+            tokio::spawn(runner::forget_old(store.clone(), SystemClock, DAY * days, stop.clone()));
+        }
+        let uploads = args.uploads.clone().unwrap_or_else(|| global.db.with_extension("uploads"));
+        let uploads = Uploads::new(uploads, args.max_upload << 20);
+        let server = Server::new(store.clone(), &global.db, Arc::clone(&workshop), access, uploads, stop);
         let work = |workshop: &Arc<Workshop>| {
             let workshop = Arc::clone(workshop);
             tokio::spawn(async move { workshop.work().await })

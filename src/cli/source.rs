@@ -1,13 +1,15 @@
 //! Where the commands find jobs: a database here, or a server. The commands know only the trait.
 
 mod remote;
+mod upload;
 
 use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::{Global, JobFile};
 use crate::{
+    cancel::Cancel,
     pipeline::GroupFacts,
     report::{Document, JobReport},
     runner::{self, Follower, Update},
@@ -29,6 +31,8 @@ pub(super) struct SubmitOptions {
     pub(super) again: bool,
     /// Name of the request.
     pub(super) idempotency_key: Option<String>,
+    /// Send the files that the job reads along.
+    pub(super) upload: bool,
 }
 
 /// What can be done to a job that is there.
@@ -117,10 +121,14 @@ impl Local {
 
 impl Source for Local {
     fn submit(&self, file: &JobFile, options: &SubmitOptions) -> Result<(JobRow, bool)> {
-        let prepared = runner::prepare_submitted(&file.load()?)?;
+        if options.upload {
+            bail!("--upload sends files to a server: --server names one");
+        }
+        let prepared = runner::prepare_submitted(&file.load()?, &Cancel::default())?;
         let submission = Submission {
             lock: prepared.lock,
             model: prepared.model,
+            upload: None,
             priority: options.priority,
             again: options.again,
             idempotency_key: options.idempotency_key.clone(),
@@ -162,10 +170,11 @@ impl Source for Local {
     }
 
     fn document(&self, job: JobId, document: Document) -> Result<Vec<u8>> {
-        let (job, groups, trials) = self.read(|store| async move {
-            Ok((store.job(job).await?, store.job_groups(job).await?, store.summaries(job).await?))
+        let (job, groups, trials, certificate) = self.read(|store| async move {
+            let certificate = store.certificate(job).await?;
+            Ok((store.job(job).await?, store.job_groups(job).await?, store.summaries(job).await?, certificate))
         })?;
-        Ok(document.of(&JobReport::new(job, groups, trials)?)?)
+        Ok(document.of(&JobReport::new(job, groups, trials, certificate.as_ref())?)?)
     }
 
     fn log_lines(&self, job: JobId, after: i64) -> Result<Vec<LogLine>> {

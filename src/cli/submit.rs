@@ -18,6 +18,7 @@ use crate::runner::Exit;
 #[command(after_help = "Examples:
   qtuned submit job.yaml
   qtuned submit job.yaml --watch
+  qtuned submit job.yaml --upload --server http://gpu7:7878
   qtuned submit job.yaml --priority 5 --set budget.max_drop=0.02")]
 pub(super) struct SubmitArgs {
     #[command(flatten)]
@@ -36,14 +37,19 @@ pub(super) struct SubmitArgs {
     #[arg(long)]
     again: bool,
 
+    /// Send the model and the data along: for a server that does not share a disk with this machine
+    #[arg(long)]
+    upload: bool,
+
     /// A name for this request: sent again it does nothing
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
 }
 
 pub(super) fn run(global: &Global, args: &SubmitArgs) -> Result<Exit> {
-    let SubmitArgs { job, watch, priority, again, idempotency_key } = args;
-    let options = SubmitOptions { priority: *priority, again: *again, idempotency_key: idempotency_key.clone() };
+    let SubmitArgs { job, watch, priority, again, upload, idempotency_key } = args;
+    let options =
+        SubmitOptions { priority: *priority, again: *again, idempotency_key: idempotency_key.clone(), upload: *upload };
     let source = source(global)?;
     let (job, new) = source.submit(job, &options)?;
     match global.json {

@@ -55,7 +55,11 @@ pub(super) fn table(trials: &[TrialSummary]) -> String {
             trial.number.to_string(),
             if trial.int8_groups == 0 { "all".to_owned() } else { trial.fp32_groups.len().to_string() },
             format::score(trial.metric, trial.score),
-            format::or_none(trial.score_drop, format::points),
+            // A trial that was stopped lost this at least.
+            match trial.complete {
+                true => format::or_none(trial.score_drop, format::points),
+                false => format::or_none(trial.drop_low, |drop| format!("≥ {}", format::points(drop))),
+            },
             format::or_none(trial.median_ns, format::milliseconds),
             format::or_none(trial.q1_ns.zip(trial.q3_ns), |(q1, q3)| format!("{:.3}..{:.3}", q1 / 1e6, q3 / 1e6)),
             format::or_none(trial.speed_up, |speed_up| format!("{speed_up:.2}×")),

@@ -4,11 +4,12 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, JobFile, format, inspect, print, print_json};
+use super::{Global, JobFile, Strictness, format, inspect, print, print_json};
 use crate::{
+    cancel::Cancel,
     dataset::Part,
     pipeline,
-    search::{Budget, DropKind},
+    search::{Budget, DropKind, StrategyKind},
 };
 
 /// Check a job, its model and its data, and say what it will do
@@ -21,17 +22,22 @@ use crate::{
 pub(super) struct ValidateArgs {
     #[command(flatten)]
     job: JobFile,
+
+    #[command(flatten)]
+    strictness: Strictness,
 }
 
 pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
     let job = args.job.load()?;
-    let opened = pipeline::open(&job)?;
+    let opened = pipeline::open(&job, &Cancel::default())?;
+    let resolution = args.strictness.check(&opened)?;
     let (spec, model, groups) = (&job.spec, opened.model(), opened.groups());
     let samples = |part| opened.dataset().len(part);
     let (calibrate, search, certify) = (samples(Part::Calibrate), samples(Part::Search), samples(Part::Certify));
     let quantized = opened.qconfigs().iter().flatten().count();
-    // fp32, everything in int8, then one group more in fp32 each time; everything in fp32 is the first again.
-    let trials = spec.search.max_trials.min(quantized + 1);
+    // Greedy: fp32, everything in int8, then one group more in fp32 each time; everything in fp32 is the first again.
+    let chain = (spec.search.strategy == StrategyKind::Greedy && !spec.search.refine).then_some(quantized + 1);
+    let trials = spec.search.max_trials.min(chain.unwrap_or(usize::MAX));
     if global.json {
         return print_json(&json!({
             "name": spec.name,
@@ -59,6 +65,7 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
          qconfig: {} of {} quantized, preset {}\n\
          samples: {calibrate} calibrate, {search} search, {certify} certify\n\
          budget: {budget}\n\
+         {}\
          search: {} at most; latency of {} each, batch {}, {}\n\
          output: {}\n",
         spec.name,
@@ -66,6 +73,7 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
         quantized,
         format::plural(groups.len(), "group"),
         spec.qconfig.preset.name(),
+        resolution.map(|text| format!("{text}\n")).unwrap_or_default(),
         format::plural(trials, "trial"),
         format::plural(latency.runs, "run"),
         latency.batch,

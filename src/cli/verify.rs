@@ -81,13 +81,13 @@ enum Peer {
 
 pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     let deployment = args.deployment.find(global)?.read()?;
-    let dataset = open_data(args, &deployment)?;
-    let samples = SplitSamples { dataset: &dataset, part: Part::Certify };
+    let cancel = Cancel::default();
+    let dataset = open_data(args, &deployment, &cancel)?;
+    let samples = SplitSamples { dataset: &dataset, part: Part::Certify, order: None };
     let labels: Vec<u32> = dataset.labels(Part::Certify).map(|(_, label)| label).collect();
     let (engine, restored) = deployment.restore()?;
     let latency = deployment.spec.as_ref().map(|spec| spec.measure.latency.clone()).unwrap_or_default();
     let protocol = Protocol { batch: 1, threads: latency.threads, warmup: latency.warmup, runs: latency.runs };
-    let cancel = Cancel::default();
     let accuracy = |plan: &Plan| -> Result<_> {
         let _gate = Gate::compute(&cancel)?;
         let outputs = outputs(plan, &samples, &cancel)?;
@@ -136,7 +136,7 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
             model: deployment.qconfig.model_sha256.clone(),
             qconfig: deployment.qconfig_sha256.clone(),
             exported: Key(Sha256::digest(&exported.model).into()).to_string(),
-            certify: Key(dataset.digest(Part::Certify)?).to_string(),
+            certify: Key(dataset.digest(Part::Certify, &cancel)?).to_string(),
         },
         fingerprint: fingerprint(engine.kernels(), protocol),
         fp32,
@@ -160,13 +160,13 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
 }
 
 /// The data of the job that is named, or else of the job that measured the qconfig.
-fn open_data(args: &VerifyArgs, deployment: &Deployment) -> Result<Dataset> {
+fn open_data(args: &VerifyArgs, deployment: &Deployment, cancel: &Cancel) -> Result<Dataset> {
     let dataset = match (&args.data, &deployment.spec) {
         (Some(path), _) => {
             let job = job::load(path, &[])?;
-            Dataset::open(&job.spec.data, &job.folder)?
+            Dataset::open(&job.spec.data, &job.folder, None, cancel)?
         }
-        (None, Some(spec)) => Dataset::open(&spec.data, Path::new("/"))?,
+        (None, Some(spec)) => Dataset::open(&spec.data, Path::new("/"), None, cancel)?,
         (None, None) => bail!("--data is needed: a model and a qconfig do not say what to evaluate them on"),
     };
     let [height, width, channels] = dataset.shape();

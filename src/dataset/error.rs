@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::cancel::Cancelled;
+
 /// What is wrong with a job's data, where, and what was expected.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
@@ -72,6 +74,15 @@ pub enum DatasetError {
         /// Samples in the source.
         available: usize,
     },
+    /// A file that the job may not read; whether it is there is not told.
+    #[error("expected a file below the folder that this job may read, found `{}`", path.display())]
+    Outside {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Reading was asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
     /// A part has no sample with this index.
     #[error("sample {index} of {part} was asked for, there are {count}")]
     NoSuchSample {

@@ -65,7 +65,7 @@ fn by_counts(counts: &SplitCounts, images: usize, calibration: Option<usize>) ->
 
 /// A seeded permutation: the ChaCha8 key stream and Fisher-Yates from the end. Written out here, so
 /// that no release of a library changes which samples a recorded job was measured on.
-fn permutation(count: usize, seed: u64) -> Vec<usize> {
+pub fn permutation(count: usize, seed: u64) -> Vec<usize> {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     let mut random = ChaCha8Rng::from_seed(key);

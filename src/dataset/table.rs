@@ -39,10 +39,10 @@ enum Content {
 
 impl Table {
     /// Reads the list of samples, and arrays whole; no picture is decoded.
-    pub(super) fn read(source: &Source, base: &Path) -> Result<Table, DatasetError> {
+    pub(super) fn read(source: &Source, base: &Path, root: Option<&Path>) -> Result<Table, DatasetError> {
         let table = match source {
             Source::Csv(path) => read_csv(&base.join(path))?,
-            Source::ImageFolder(path) => read_folder(&base.join(path))?,
+            Source::ImageFolder(path) => read_folder(&base.join(path), root)?,
             Source::Idx(files) => {
                 let origin = base.join(&files.images);
                 let labels = base.join(&files.labels);
@@ -77,13 +77,29 @@ impl Table {
         }
     }
 
-    /// Fails early where a listed file is not there.
-    pub(super) fn check_exists(&self, row: usize) -> Result<(), DatasetError> {
-        if let Content::Files(folder) = &self.content {
-            let path = folder.join(&self.rows[row].name);
-            fs::metadata(&path).map_err(|source| DatasetError::Read { path, source })?;
+    /// Fails early where a listed file is not there, or not where it must be.
+    pub(super) fn check_row(&self, row: usize, root: Option<&Path>) -> Result<(), DatasetError> {
+        let Content::Files(folder) = &self.content else { return Ok(()) };
+        let path = folder.join(&self.rows[row].name);
+        match root {
+            Some(_) => check_inside(&path, root),
+            None => fs::metadata(&path).map(drop).map_err(|source| DatasetError::Read { path, source }),
         }
-        Ok(())
+    }
+
+    /// The files that these rows come from.
+    pub(super) fn files(&self, rows: &[usize]) -> Vec<PathBuf> {
+        let picture = |folder: &Path, row: &Row| folder.join(&row.name);
+        match &self.content {
+            Content::Files(folder) if *folder == self.origin => {
+                self.rows.iter().map(|row| picture(folder, row)).collect()
+            }
+            Content::Files(folder) => {
+                let rows = rows.iter().filter_map(|row| self.rows.get(*row));
+                rows.map(|row| picture(folder, row)).chain([self.origin.clone()]).collect()
+            }
+            Content::Pixels(_) => vec![self.origin.clone()],
+        }
     }
 
     /// The sample's array, if its pixels are in memory.
@@ -224,7 +240,16 @@ fn read_csv(path: &Path) -> Result<Table, DatasetError> {
     Ok(Table::new(path.to_owned(), rows, Content::Files(folder)))
 }
 
-fn read_folder(path: &Path) -> Result<Table, DatasetError> {
+/// Refuses what does not lie below `root` after following links, or is not there at all.
+fn check_inside(path: &Path, root: Option<&Path>) -> Result<(), DatasetError> {
+    let inside = |root: &Path| path.canonicalize().is_ok_and(|whole| whole.starts_with(root));
+    match root.is_none_or(inside) {
+        true => Ok(()),
+        false => Err(DatasetError::Outside { path: path.to_owned() }),
+    }
+}
+
+fn read_folder(path: &Path, root: Option<&Path>) -> Result<Table, DatasetError> {
     let wrong = |path: PathBuf, problem: &str| DatasetError::Malformed {
         path,
         place: "image folder".to_owned(),
@@ -237,6 +262,7 @@ fn read_folder(path: &Path) -> Result<Table, DatasetError> {
         if !folder.is_dir() {
             continue;
         }
+        check_inside(&folder, root)?;
         let before = rows.len();
         for picture in sorted_names(&folder)? {
             let file = folder.join(&picture);

@@ -38,6 +38,10 @@ const TEN: &str = "images: {csv: all.csv}
 preprocess: {center_crop: [3, 2]}
 split: {calibrate: 2, search: 5, certify: 3}";
 
+fn open(spec: &DataSpec, folder: &Path) -> Result<Dataset, DatasetError> {
+    Dataset::open(spec, folder, None, &Cancel::default())
+}
+
 /// The error and its sources, with the folder cut away.
 fn failure(folder: &Path, result: Result<Sample, DatasetError>) -> String {
     let error = anyhow::Error::from(result.unwrap_err());
@@ -45,14 +49,14 @@ fn failure(folder: &Path, result: Result<Sample, DatasetError>) -> String {
 }
 
 fn open_failure(folder: &Path, yaml: &str) -> String {
-    let opened = Dataset::open(&spec(yaml), folder);
+    let opened = open(&spec(yaml), folder);
     failure(folder, opened.and_then(|dataset| dataset.load(Part::Search, 0)))
 }
 
 #[test]
 fn a_csv_is_split_loaded_and_labelled() {
     let folder = folder_of_ten();
-    let dataset = Dataset::open(&spec(TEN), folder.path()).unwrap();
+    let dataset = open(&spec(TEN), folder.path()).unwrap();
     assert_eq!((dataset.shape(), dataset.classes()), ([3, 2, 3], 3));
     let mut seen = Vec::new();
     for part in [Part::Calibrate, Part::Search, Part::Certify] {
@@ -73,9 +77,9 @@ fn a_csv_is_split_loaded_and_labelled() {
 #[test]
 fn the_cache_changes_nothing_and_keeps_its_limit() {
     let folder = folder_of_ten();
-    let uncached = Dataset::open(&spec(TEN), folder.path()).unwrap().with_cache_bytes(0);
+    let uncached = open(&spec(TEN), folder.path()).unwrap().with_cache_bytes(0);
     // Room for 2 of 5 crops of 18 bytes.
-    let cached = Dataset::open(&spec(TEN), folder.path()).unwrap().with_cache_bytes(50);
+    let cached = open(&spec(TEN), folder.path()).unwrap().with_cache_bytes(50);
     for _ in 0..3 {
         (0..5).into_par_iter().for_each(|i| {
             assert_eq!(cached.load(Part::Search, i).unwrap(), uncached.load(Part::Search, i).unwrap());
@@ -97,7 +101,7 @@ fn calibration_images_may_come_from_elsewhere() {
 calibration_images: {image_folder: train}
 preprocess: {center_crop: [3, 2]}
 split: {calibrate: 1, certify: 4}";
-    let dataset = Dataset::open(&spec(yaml), folder.path()).unwrap();
+    let dataset = open(&spec(yaml), folder.path()).unwrap();
     assert_eq!([Part::Calibrate, Part::Search, Part::Certify].map(|part| dataset.len(part)), [1, 6, 4]);
     let sample = dataset.load(Part::Calibrate, 0).unwrap();
     assert_eq!((sample.name.as_str(), sample.input[0]), ("cat/a.bmp", 200.0));
@@ -113,7 +117,7 @@ fn an_image_folder_labels_by_sorted_names() {
     fs::write(folder.path().join("README"), "").unwrap();
     let yaml = "{images: {image_folder: .}, split: {file: split.json}}";
     fs::write(folder.path().join("split.json"), r#"{"calibration": [0], "search": ["b/1.png", "b/2.PNG"]}"#).unwrap();
-    let dataset = Dataset::open(&spec(yaml), folder.path()).unwrap();
+    let dataset = open(&spec(yaml), folder.path()).unwrap();
     assert_eq!(dataset.labels(Part::Calibrate).collect::<Vec<_>>(), [("a/1.png", 0)]);
     assert_eq!(dataset.labels(Part::Search).collect::<Vec<_>>(), [("b/1.png", 1), ("b/2.PNG", 1)]);
 }
@@ -125,14 +129,14 @@ fn arrays_are_borrowed_where_nothing_changes_them() {
         .unwrap();
     fs::write(folder.path().join("labels"), [0, 0, 8, 1, 0, 0, 0, 3, 4, 5, 6]).unwrap();
     let plain = "{images: {idx: {images: images, labels: labels}}, split: {calibrate: 1}}";
-    let dataset = Dataset::open(&spec(plain), folder.path()).unwrap();
+    let dataset = open(&spec(plain), folder.path()).unwrap();
     assert_eq!((dataset.shape(), dataset.classes(), dataset.len(Part::Search)), ([1, 2, 1], 7, 2));
     dataset.load(Part::Search, 1).unwrap();
     assert_eq!(dataset.cached.load(Ordering::Relaxed), 0);
 
     let colour =
         "{images: {idx: {images: images, labels: labels}}, preprocess: {channels: rgb}, split: {calibrate: 1}}";
-    let dataset = Dataset::open(&spec(colour), folder.path()).unwrap();
+    let dataset = open(&spec(colour), folder.path()).unwrap();
     assert_eq!(dataset.shape(), [1, 2, 3]);
     dataset.load(Part::Search, 1).unwrap();
     assert_eq!(dataset.cached.load(Ordering::Relaxed), 6);
@@ -141,7 +145,8 @@ fn arrays_are_borrowed_where_nothing_changes_them() {
 #[test]
 fn the_digest_follows_content_labels_order_and_preprocessing() {
     let folder = folder_of_ten();
-    let digest = |yaml: &str| Dataset::open(&spec(yaml), folder.path()).unwrap().digest(Part::Search).unwrap();
+    let digest =
+        |yaml: &str| open(&spec(yaml), folder.path()).unwrap().digest(Part::Search, &Cancel::default()).unwrap();
     let before = digest(TEN);
     assert_eq!(digest(TEN), before);
     assert_ne!(digest(&format!("{TEN}\n").replace("certify: 3", "certify: 3, seed: 1")), before);
@@ -157,7 +162,7 @@ fn the_digest_follows_content_labels_order_and_preprocessing() {
     assert_eq!(digest(TEN), before);
 
     // One label changed.
-    let dataset = Dataset::open(&spec(TEN), folder.path()).unwrap();
+    let dataset = open(&spec(TEN), folder.path()).unwrap();
     let (name, label) = dataset.labels(Part::Search).next().unwrap();
     let list = fs::read_to_string(folder.path().join("all.csv")).unwrap();
     let changed = list.replace(&format!("{label},{name},"), &format!("9,{name},"));
@@ -263,7 +268,7 @@ fn pictures_that_cannot_be_are_named() {
     ];
     fs::write(folder.path().join("bad"), &png).unwrap();
     let yaml = "{images: {csv: list.csv}, split: {file: split.json}}";
-    let dataset = Dataset::open(&spec(yaml), folder.path()).unwrap();
+    let dataset = open(&spec(yaml), folder.path()).unwrap();
     errors.push(failure(folder.path(), dataset.load(Part::Calibrate, 0)));
     errors.push(failure(folder.path(), dataset.load(Part::Certify, 0)));
     insta::assert_snapshot!(errors.join("\n"), @r#"
@@ -298,4 +303,48 @@ proptest! {
         }
         let _ = picture::decode(&bytes, Path::new("a"));
     }
+}
+
+#[test]
+fn below_a_root_pictures_and_links_must_lie_inside_and_others_are_as_if_they_were_not_there() {
+    let outside = folder_of_ten();
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path().canonicalize().unwrap();
+    let class = root.join("classes/a");
+    fs::create_dir_all(&class).unwrap();
+    fs::copy(outside.path().join("0.png"), class.join("0.png")).unwrap();
+    fs::copy(outside.path().join("1.png"), class.join("1.png")).unwrap();
+    let open = |yaml: &str| {
+        let opened = Dataset::open(&spec(yaml), &root, Some(&root), &Cancel::default());
+        opened.map(|dataset| dataset.len(Part::Search)).map_err(|error| error.to_string())
+    };
+    let folder = "images: {image_folder: classes}\nsplit: {calibrate: 1}";
+    assert_eq!(open(folder), Ok(1));
+    let there = outside.path().join("0.png").display().to_string();
+    let absent = outside.path().join("absent.png").display().to_string();
+    for name in [&there, &absent, "../x.png", "classes/a/absent.png"] {
+        fs::write(root.join("list.csv"), format!("file,label\nclasses/a/0.png,0\n{name},1\n")).unwrap();
+        let whole = root.join(name).display().to_string();
+        let problem = format!("expected a file below the folder that this job may read, found `{whole}`");
+        assert_eq!(open("images: {csv: list.csv}\nsplit: {calibrate: 1}"), Err(problem));
+    }
+    let link = |to: &Path, from: &str| std::os::unix::fs::symlink(to, root.join(from)).unwrap();
+    link(&outside.path().join("2.png"), "classes/a/2.png");
+    assert!(open(folder).unwrap_err().ends_with("classes/a/2.png`"));
+    fs::remove_file(class.join("2.png")).unwrap();
+    link(outside.path(), "classes/b");
+    assert!(open(folder).unwrap_err().ends_with("classes/b`"));
+    fs::remove_file(root.join("classes/b")).unwrap();
+    link(&class, "classes/c");
+    assert_eq!(open(folder), Ok(3));
+}
+
+#[test]
+fn reading_stops_when_it_is_asked_to() {
+    let folder = folder_of_ten();
+    let cancel = Cancel::default();
+    let dataset = Dataset::open(&spec(TEN), folder.path(), None, &cancel).unwrap();
+    cancel.cancel();
+    assert!(matches!(dataset.digest(Part::Search, &cancel), Err(DatasetError::Cancelled(_))));
+    assert!(matches!(Dataset::open(&spec(TEN), folder.path(), None, &cancel), Err(DatasetError::Cancelled(_))));
 }

@@ -108,7 +108,7 @@ impl Builder<'_> {
         let output = SlotId(self.slots.len());
         self.slots.push(Slot { value, representation: to });
         self.of_value[value.0].push(output);
-        self.steps.push(Step { node, kind, inputs, output, is_node, release: Vec::new() });
+        self.steps.push(Step { node, end: node, kind, inputs, output, is_node, release: Vec::new() });
         output
     }
 
@@ -147,7 +147,8 @@ impl Builder<'_> {
                 None => {
                     let input = q.inputs[0];
                     let weight = engine.weights.integer(node, group.anchor, q).expect("other groups have a weight");
-                    let bias = layer(node).and_then(|l| l.bias);
+                    let own_bias = layer(node).and_then(|l| l.bias);
+                    let bias = q.bias.as_deref().or(own_bias);
                     let constants = (weight.packed.sums().iter().enumerate())
                         .map(|(c, sum)| {
                             let bias = bias.map_or(0, |b| weight.scales.quantize_bias(c, b[c], input.scale));
@@ -158,7 +159,7 @@ impl Builder<'_> {
                         .map(|&s| requantization_multiplier(input.scale, s, q.output.scale))
                         .collect();
                     let epilogue = Arc::new(IntegerEpilogue { constants, multipliers, grid: q.output, low, high });
-                    bytes = group.parameters - bias.map_or(0, |b| b.len() as u64)
+                    bytes = group.parameters - own_bias.map_or(0, |b| b.len() as u64)
                         + 4 * (bias.map_or(0, <[f32]>::len) + weight.stored_scales().len()) as u64;
                     Kind::ConvInteger { weight, zero_point: input.zero_point, epilogue, sum: None }
                 }

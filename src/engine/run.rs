@@ -34,12 +34,17 @@ impl Seen<'_> {
         })
     }
 
-    /// A copy of the tensor, u8 or f32 as the representation says; of logical shape `[n, c, h, w]` for pictures.
+    /// The elements as an f32 tensor of logical shape, `[n, c, h, w]` for pictures.
     ///
     /// # Errors
     /// A failure in candle.
     pub fn to_tensor(&self) -> Result<Tensor, EngineError> {
-        Ok(logical(&self.stored.force_contiguous()?)?)
+        Ok(logical(&match self.representation {
+            Representation::Float => self.stored.force_contiguous()?,
+            Representation::Quantized(_) => {
+                Tensor::from_vec(self.to_floats()?, self.stored.dims(), self.stored.device())?
+            }
+        })?)
     }
 }
 
@@ -121,20 +126,41 @@ impl Plan {
     }
 
     /// Runs the steps from node `first` on, on one sample, taking values written before it from `known` in f32. The
-    /// result is that of a full run, bit for bit, when `known` gives what the steps left out would have computed in
-    /// fp32.
+    /// result is that of a full run, bit for bit, when `known` gives what the steps left out would have computed.
     ///
     /// # Errors
-    /// As for [`Plan::run_seen`].
+    /// As for [`Plan::run`].
     pub fn run_from(
         &self,
         first: NodeId,
         known: &dyn Fn(ValueId) -> Option<Tensor>,
-        see: &mut dyn FnMut(Seen<'_>) -> Result<(), EngineError>,
     ) -> Result<Vec<Tensor>, EngineError> {
-        let steps = &self.shown.steps;
-        let start = steps.iter().position(|s| s.node >= first).unwrap_or(steps.len());
-        self.execute(&self.shown, start, known, (1, false), &mut Show(see))
+        let steps = &self.program.steps;
+        let start = steps.iter().position(|s| s.end >= first).unwrap_or(steps.len());
+        self.execute(&self.program, start, known, (1, false), &mut Unseen)
+    }
+
+    /// Runs one node alone, on one sample, taking what it reads from `known` in f32; shows the value that it writes.
+    ///
+    /// # Errors
+    /// As for [`Plan::run`], and those of `see`.
+    pub fn run_node(
+        &self,
+        node: NodeId,
+        known: &dyn Fn(ValueId) -> Option<Tensor>,
+        see: &mut dyn FnMut(Seen<'_>) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let program = &self.shown;
+        let workspace = self.workspaces.take(&program.buffers, 1)?;
+        let values = vec![None; self.slots.len()];
+        let mut run = Run { plan: self, program, workspace: &workspace, batch: 1, values, known, parallel: false };
+        let of_node = program.steps.iter().filter(|step| step.node == node && step.is_node);
+        for step in of_node {
+            let output = run.run(step)?;
+            Show(see).after(self, step, &output)?;
+        }
+        self.workspaces.give_back(workspace);
+        Ok(())
     }
 
     fn input(&self, value: ValueId, x: &Tensor) -> Option<Tensor> {
@@ -162,10 +188,7 @@ impl Plan {
         let values = vec![None; self.slots.len()];
         let mut run = Run { plan: self, program, workspace: &workspace, batch, values, known, parallel };
         for step in &program.steps[start..] {
-            let output = run.step(step).map_err(|source| EngineError::Step {
-                node: self.graph.node(step.node).name.clone(),
-                source: Box::new(source),
-            })?;
+            let output = run.run(step)?;
             visit.after(self, step, &output)?;
             run.values[step.output.0] = Some(output);
             step.release.iter().for_each(|s| run.values[s.0] = None);
@@ -207,6 +230,14 @@ impl Run<'_> {
         }
         self.values[slot.0] = Some(tensor.clone());
         Ok(tensor)
+    }
+
+    fn run(&mut self, step: &Step) -> Result<Tensor, EngineError> {
+        let failed = |source| {
+            let node = self.plan.graph.node(step.node).name.clone();
+            EngineError::Step { node, source: Box::new(source) }
+        };
+        self.step(step).map_err(failed)
     }
 
     fn step(&mut self, step: &Step) -> candle_core::Result<Tensor> {

@@ -107,6 +107,26 @@ pub(super) fn layer(node: &Node) -> Option<Layer<'_>> {
     }
 }
 
+/// See [`super::Engine::corrected_bias`].
+pub(super) fn corrected_bias(node: &Node, spec: &WeightSpec, input_scale: f32, means: &[f64]) -> Option<Vec<f32>> {
+    let Layer { geometry, weight, bias } = layer(node)?;
+    let channels = geometry.out_channels;
+    let scales = WeightScales::of(weight, bias, channels, input_scale, spec);
+    let [height, width] = geometry.window.kernel;
+    let (inputs, taps) = (geometry.in_channels / geometry.groups, height * width);
+    let shift = |(channel, weights): (usize, &[f32])| {
+        let first = channel / (channels / geometry.groups) * inputs;
+        let added = weights.chunks(taps).zip(&means[first..]).map(|(taps, mean)| {
+            let error = |&w: &f32| f64::from(scales.dequantize(channel, scales.quantize(channel, w))) - f64::from(w);
+            taps.iter().map(error).sum::<f64>() * mean
+        });
+        let own = bias.and_then(|bias| bias.get(channel)).copied().unwrap_or(0.0);
+        (f64::from(own) - added.sum::<f64>()) as f32
+    };
+    let row = (inputs * taps).max(1);
+    (means.len() == geometry.in_channels).then(|| weight.chunks(row).enumerate().map(shift).collect())
+}
+
 fn quantize(
     kernels: Kernels,
     layer: &Layer<'_>,

@@ -84,8 +84,16 @@ fn rank(y: &[f32], class: usize) -> usize {
     y.iter().enumerate().filter(|&(i, &v)| v > own || (v == own && i < class)).count()
 }
 
-/// Measures `metric` over all samples. `fp32` are the outputs of the fp32 network ([`outputs`]); metrics that
-/// compare with it need them, the others do not look. `progress` hears samples done and how many were right.
+/// After how many samples an evaluation looks whether it may end. Fixed, so that where one ends does not depend on the
+/// number of threads.
+const LOOK: usize = 64;
+
+/// Says, of the samples seen so far in order and whether each was right, whether more of them are of no use.
+pub type Enough<'a> = dyn Fn(&[bool]) -> bool + Sync + 'a;
+
+/// Measures `metric` over the samples in order, to the last or until `enough` are seen; metrics that do not count see
+/// all. `fp32` are the outputs of the fp32 network ([`outputs`]); metrics that compare with it need them, the others do
+/// not look. `progress` hears samples done and how many were right.
 ///
 /// # Errors
 /// As for [`outputs`], and a label that the network cannot give.
@@ -97,6 +105,7 @@ pub fn evaluate(
     samples: &dyn Samples,
     metric: Metric,
     fp32: Option<&[Vec<f32>]>,
+    enough: Option<&Enough<'_>>,
     cancel: &Cancel,
     progress: &(dyn Fn(u64, Option<u64>) + Sync),
 ) -> Result<Evaluation, EvaluateError> {
@@ -126,16 +135,25 @@ pub fn evaluate(
         progress(done, (metric != Metric::Sqnr).then_some(right));
         Ok((correct, energies))
     };
-    let measured: Vec<_> = (0..samples.len()).into_par_iter().map(measure).collect::<Result<_, _>>()?;
-    let total = measured.len() as u64;
-    let (score, correct) = if metric == Metric::Sqnr {
+    if metric == Metric::Sqnr {
+        let measured: Vec<_> = (0..samples.len()).into_par_iter().map(measure).collect::<Result<_, _>>()?;
         let mut pooled = Energies::default();
         measured.iter().for_each(|(_, energies)| pooled.pool(*energies));
-        (Score::Decibel { value: pooled.sqnr(), total }, Vec::new())
-    } else {
-        let correct: Vec<bool> = measured.iter().map(|(correct, _)| *correct).collect();
-        (Score::Count { correct: correct.iter().filter(|c| **c).count() as u64, total }, correct)
-    };
+        let score = Score::Decibel { value: pooled.sqnr(), total: measured.len() as u64 };
+        return Ok(Evaluation { score, correct: Vec::new(), seconds: start.elapsed().as_secs_f64() });
+    }
+    let step = if enough.is_some() { LOOK } else { samples.len().max(1) };
+    let mut correct = Vec::with_capacity(samples.len());
+    for first in (0..samples.len()).step_by(step) {
+        let part = first..samples.len().min(first + step);
+        let seen: Vec<_> = part.into_par_iter().map(measure).collect::<Result<_, _>>()?;
+        correct.extend(seen.into_iter().map(|(right, _)| right));
+        if enough.is_some_and(|enough| enough(&correct)) {
+            break;
+        }
+    }
+    let (right, total) = (correct.iter().filter(|right| **right).count() as u64, correct.len() as u64);
+    let score = Score::Count { correct: right, total };
     Ok(Evaluation { score, correct, seconds: start.elapsed().as_secs_f64() })
 }
 

@@ -139,13 +139,20 @@ impl<'a> Reader<'a> {
                 quant_min: narrow(&output).then_some(output.quant_min),
                 quant_max: narrow(&output).then_some(output.quant_max),
             },
-            weight: WeightSpec { dtype: WeightDtype::Qint8, qscheme, quant_min: None, quant_max: None },
+            weight: WeightSpec {
+                dtype: WeightDtype::Qint8,
+                qscheme,
+                quant_min: None,
+                quant_max: None,
+                bias_correction: false,
+            },
         };
         let affine = |p: &TensorParameters| {
             p.grid().ok_or_else(|| ExportError::Model(format!("group `{}`: a grid is none of its type", group.id)))
         };
         let inputs: Vec<Affine> = inputs.iter().map(affine).collect::<Result<_, _>>()?;
-        let parameters = GroupParameters::int8(&group.id, &qconfig, &inputs, &affine(&output)?, scales.as_deref());
+        let parameters =
+            GroupParameters::int8(&group.id, &qconfig, &inputs, &affine(&output)?, scales.as_deref(), None);
         Ok(Some((qconfig, parameters)))
     }
 

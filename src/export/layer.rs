@@ -51,6 +51,8 @@ impl Rewrite<'_> {
                 _ => Err(self.refuse(anchor, "has something folded into it that the file cannot hold")),
             };
         };
+        // What is written is the corrected bias, where there is one; the scales followed from the layer's own.
+        let bias = one.quantization.bias.as_deref().or(bias);
         let row = weight.len() / dims[0].max(1);
         let mut integers = vec![0u8; weight.len()];
         // `Gemm` and `MatMul` have the output channels behind in the file.
@@ -88,6 +90,9 @@ impl Rewrite<'_> {
         let is_mat_mul = self.file.node[main].op_type == "MatMul";
         let (reader, at) = match (is_mat_mul, folded) {
             (false, _) => (main, 2),
+            (true, []) if bias.is_some() => {
+                return Err(self.refuse(anchor, "is a MatMul without an addition, which cannot hold a corrected bias"));
+            }
             (true, []) => (main, 2),
             (true, &[add]) if self.file.node[add].op_type == "Add" && !self.removed.contains(&add) => {
                 let inputs = &self.file.node[add].input;

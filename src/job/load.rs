@@ -77,7 +77,7 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Job, JobError> {
     File::open(path).map_err(read)?.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(read)?;
     let spec = parse_named(&path.display().to_string(), &text, overrides)?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    Ok(Job { spec, folder })
+    Ok(Job { spec, folder, root: None })
 }
 
 /// Reads and checks the text of a job.

@@ -81,7 +81,7 @@ mod tests {
         let spec = parse(yaml, &[]).unwrap();
         let hash = "0".repeat(64);
         let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-        JobLock::new(&Job { spec, folder: "/jobs".into() }, sha256)
+        JobLock::new(&Job { spec, folder: "/jobs".into(), root: None }, sha256)
     }
 
     const JOB: &str = "{name: a, model: {onnx: m.onnx}, data: {images: {idx: {images: i, labels: /l}},

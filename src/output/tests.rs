@@ -19,7 +19,7 @@ fn qconfig(number: usize, score: f64) -> QConfigFile {
         mapping,
         groups: vec![
             GroupParameters::fp32("features.0"),
-            GroupParameters::int8("features.1", &qconfig, &[grid], &grid, Some(&[0.1, 0.1])),
+            GroupParameters::int8("features.1", &qconfig, &[grid], &grid, Some(&[0.1, 0.1]), None),
         ],
     }
 }
@@ -32,7 +32,10 @@ fn summary(number: usize, correct: u64, ns: f64, on_front: bool) -> TrialSummary
         score: correct as f64 / 10.0,
         correct: Some(correct),
         total: 10,
+        complete: true,
         score_drop: Some((10 - correct) as f64 / 10.0),
+        drop_low: Some((10 - correct) as f64 / 10.0),
+        drop_high: Some((10 - correct) as f64 / 10.0),
         q1_ns: Some(ns),
         median_ns: Some(ns),
         q3_ns: Some(ns),

@@ -77,6 +77,9 @@ pub struct WeightParameters {
     pub qscheme: WeightScheme,
     /// As many as the scheme has.
     pub scales: Vec<f32>,
+    /// One bias an output channel where it was corrected; none for the layer's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bias: Vec<f32>,
 }
 
 impl TensorParameters {
@@ -109,13 +112,15 @@ impl GroupParameters {
         GroupParameters { id: id.to_owned(), precision: Precision::Fp32, inputs: vec![], output: None, weight: None }
     }
 
-    /// A group in integers. `scales` are those of its weight, one an output channel; none without a weight.
+    /// A group in integers. `scales` are those of its weight, one an output channel; none without a weight. `bias` is the
+    /// corrected one.
     pub fn int8(
         id: &str,
         qconfig: &QConfig,
         inputs: &[Affine],
         output: &Affine,
         scales: Option<&[f32]>,
+        bias: Option<&[f32]>,
     ) -> GroupParameters {
         let tensor = |grid: &Affine| TensorParameters::new(grid, qconfig.activation.dtype);
         // Per tensor, all channels have the same scale, except where a bias raised one: then all are written.
@@ -132,6 +137,7 @@ impl GroupParameters {
                 dtype: qconfig.weight.dtype,
                 qscheme: qconfig.weight.qscheme,
                 scales: written(scales),
+                bias: bias.unwrap_or_default().to_vec(),
             }),
         }
     }
@@ -157,7 +163,8 @@ mod tests {
     fn a_tensor_with_one_scale_has_one_written() {
         let qconfig = Preset::Qnnpack.qconfig();
         let grid = Affine::from_range(0.0, 1.0, &qconfig.activation);
-        let scales = |s: &[f32]| GroupParameters::int8("a", &qconfig, &[grid], &grid, Some(s)).weight.unwrap().scales;
+        let scales =
+            |s: &[f32]| GroupParameters::int8("a", &qconfig, &[grid], &grid, Some(s), None).weight.unwrap().scales;
         assert_eq!(scales(&[0.5, 0.5]), [0.5]);
         assert_eq!(scales(&[0.5, 0.75]), [0.5, 0.75]);
     }

@@ -46,6 +46,9 @@ pub struct WeightSpec {
     /// Largest integer; 127 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quant_max: Option<i32>,
+    /// Move the bias by what the rounding of the weight adds to the output on average, over the calibration samples.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bias_correction: bool,
 }
 
 /// Integer type of activations.
@@ -178,6 +181,7 @@ impl Preset {
             qscheme: WeightScheme::PerChannelSymmetric,
             quant_min: None,
             quant_max: None,
+            bias_correction: false,
         };
         match self {
             Preset::Onednn | Preset::X86 | Preset::Fbgemm => QConfig { activation, weight: per_channel },

@@ -22,7 +22,7 @@ fn job(budget: &str, state: JobState) -> JobRow {
     );
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    let lock = JobLock::new(&Job { spec: parse(&text, &[]).unwrap(), folder: "/".into() }, sha256);
+    let lock = JobLock::new(&Job { spec: parse(&text, &[]).unwrap(), folder: "/".into(), root: None }, sha256);
     let done = state == JobState::Succeeded;
     JobRow {
         id: JobId(3),
@@ -78,7 +78,10 @@ fn trial(number: usize, correct: u64, median: Option<f64>, fp32: &[&str]) -> Tri
         score: correct as f64 / 200.0,
         correct: Some(correct),
         total: 200,
+        complete: true,
         score_drop: Some((184.0 - correct as f64) / 200.0),
+        drop_low: Some((184.0 - correct as f64) / 200.0),
+        drop_high: Some((184.0 - correct as f64) / 200.0),
         q1_ns: median.map(|ns| ns - 10_000.0),
         median_ns: median,
         q3_ns: median.map(|ns| ns + 10_000.0),
@@ -104,7 +107,7 @@ fn trials() -> Vec<TrialSummary> {
 }
 
 fn report() -> JobReport {
-    JobReport::new(job("{max_drop: 0.02}", JobState::Succeeded), groups(), trials()).unwrap()
+    JobReport::new(job("{max_drop: 0.02}", JobState::Succeeded), groups(), trials(), None).unwrap()
 }
 
 /// A report in which everything that comes from outside is hostile.
@@ -141,7 +144,7 @@ fn json_has_what_the_pictures_need() {
 #[test]
 fn budgets_become_a_line_and_marks() {
     let within = |budget: &str| {
-        let report = JobReport::new(job(budget, JobState::Running), groups(), trials()).unwrap();
+        let report = JobReport::new(job(budget, JobState::Running), groups(), trials(), None).unwrap();
         (report.budget.least_score.unwrap() as f32, report.trials.iter().map(|t| t.within_budget).collect::<Vec<_>>())
     };
     assert_eq!(within("{max_drop: 0.01}"), (0.91, vec![true, false, true, true]));
@@ -249,7 +252,7 @@ fn pictures_are_xml_with_every_mark() {
 
 #[test]
 fn a_job_without_results_has_a_report() {
-    let empty = JobReport::new(job("{max_drop: 0.02}", JobState::Running), vec![], vec![]).unwrap();
+    let empty = JobReport::new(job("{max_drop: 0.02}", JobState::Running), vec![], vec![], None).unwrap();
     assert_eq!(empty.budget.least_score, None);
     assert!(text(Document::TrialsSvg, &empty).contains("no trial with a latency yet"));
     text(Document::GroupsSvg, &empty);
@@ -259,7 +262,8 @@ fn a_job_without_results_has_a_report() {
     for (trial, db) in trials.iter_mut().zip([f64::INFINITY, 12.0, 31.0, 30.0]) {
         (trial.metric, trial.score, trial.correct, trial.score_drop) = (Metric::Sqnr, db, None, None);
     }
-    let decibel = JobReport::new(job("{metric: sqnr, min_db: 30}", JobState::Succeeded), groups(), trials).unwrap();
+    let decibel =
+        JobReport::new(job("{metric: sqnr, min_db: 30}", JobState::Succeeded), groups(), trials, None).unwrap();
     assert_eq!(decibel.budget.least_score, Some(30.0));
     assert_eq!(decibel.trials.iter().map(|t| t.within_budget).collect::<Vec<_>>(), [true, false, true, true]);
     assert!(text(Document::TrialsSvg, &decibel).contains("budget: at least 30.00 dB"));
@@ -283,6 +287,6 @@ fn groups_are_a_table() {
 fn a_lock_that_cannot_be_read_is_named() {
     let mut job = job("{max_drop: 0.02}", JobState::Failed);
     job.lock = "{}".into();
-    let error = JobReport::new(job, vec![], vec![]).unwrap_err();
+    let error = JobReport::new(job, vec![], vec![], None).unwrap_err();
     assert_eq!(error.to_string(), "the lock of job `small` cannot be read");
 }

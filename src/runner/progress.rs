@@ -38,6 +38,10 @@ impl Progress for Announcer {
             Stage::Calibrate => ("calibrate", None, None),
             Stage::Sensitivity => ("sensitivity", None, None),
             Stage::Evaluate { trial, group } => ("evaluate", Some(*trial), group.clone()),
+            Stage::Times => ("times", None, None),
+            Stage::Replay => ("replay", None, None),
+            Stage::Rank { .. } => ("rank", None, None),
+            Stage::Certify { trial } => ("certify", Some(*trial), None),
             Stage::Latency { trial } => ("latency", Some(*trial), None),
         };
         match (trial, &group) {

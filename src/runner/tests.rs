@@ -8,7 +8,7 @@ use crate::{
     graph::GroupId,
     job::{Job, LockedHashes, parse},
     quant::{Preset, QConfigFile, QConfigMapping},
-    search::{Finish, Greedy, Proposal},
+    search::{Finish, Proposal, Search, StrategyKind},
     store::{JobState, SystemClock},
 };
 
@@ -21,25 +21,29 @@ fn lock(folder: &TempDir, max_drop: f64) -> JobLock {
     spec.output = Some(folder.path().join("out"));
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    JobLock::new(&Job { spec, folder: "/".into() }, sha256)
+    JobLock::new(&Job { spec, folder: "/".into(), root: None }, sha256)
 }
 
 /// The flow with made-up measurements in place of the engine: a group in fp32 wins ten samples of a hundred.
 fn flow(lock: JobLock, stop_after: usize) -> impl FnOnce(&mut dyn Ledger) -> Result<Outcome, Stopped> {
     move |ledger| {
-        let search = Greedy {
+        let search = Search {
             ranking: (0..4).map(GroupId).collect(),
             budget: lock.job.budget.budget(),
             limits: lock.job.search.limits(),
+            strategy: StrategyKind::Greedy,
+            refine: false,
         };
         let mut trials: Vec<Trial> = Vec::new();
         loop {
-            let fp32 = match search.propose(&trials) {
+            let fp32 = match search.propose(&trials, &[]) {
                 Proposal::Measure(fp32) => fp32,
+                Proposal::Rank(fp32) => panic!("greedy ranks nothing anew: {fp32:?}"),
                 Proposal::Finished(finish) => {
                     let chosen = pareto::choose(&trials, &search.budget).unwrap();
                     let front = pareto::front(&trials);
-                    return Ok(Outcome { within_budget: chosen != 0, trials, front, chosen, finish });
+                    let within_budget = chosen != 0;
+                    return Ok(Outcome { within_budget, trials, front, chosen, finish, certificate: None });
                 }
             };
             if trials.len() == stop_after {
@@ -71,7 +75,7 @@ fn flow(lock: JobLock, stop_after: usize) -> impl FnOnce(&mut dyn Ledger) -> Res
                 groups: vec![],
             };
             let fp32_names = fp32.iter().map(|g| g.0.to_string()).collect();
-            let facts = TrialFacts { fp32_names, qconfig_json: "{}".into(), file };
+            let facts = TrialFacts { fp32_names, drop: None, qconfig_json: "{}".into(), file };
             ledger.record_trial(trials.len(), &trial, &facts).map_err(Stopped::Failed)?;
             trials.push(trial);
         }

@@ -11,17 +11,17 @@ use std::{
 
 use serde::Serialize;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout},
 };
 use utoipa::ToSchema;
 
-use super::{Run, RunError, Stopped, bury_the_gone, one_line, progress::Silent, this_process};
+use super::{EXIT_FAILED, Run, RunError, Stopped, bury_the_gone, one_line, progress::Silent, this_process};
 use crate::{
     cancel::Cancel,
     job::{Job, JobLock},
     pipeline::{self, Ledger, Opened, Outcome, PipelineError, Progress, Stage},
-    store::{Store, StoreError, is_full},
+    store::{JobEnd, JobId, Store, StoreError, is_full},
 };
 
 /// How often an idle worker looks into the queue.
@@ -42,9 +42,9 @@ pub struct Prepared {
 /// Reads a job's model and data and locks it. Blocks.
 ///
 /// # Errors
-/// A model, data or qconfig that cannot be used.
-pub fn prepare(job: &Job) -> Result<Prepared, PipelineError> {
-    let opened = pipeline::open(job)?;
+/// A model, data or qconfig that cannot be used, or that it was asked to stop.
+pub fn prepare(job: &Job, cancel: &Cancel) -> Result<Prepared, PipelineError> {
+    let opened = pipeline::open(job, cancel)?;
     let lock = JobLock::new(job, opened.hashes().clone());
     let model = pipeline::model_facts(opened.model(), opened.groups()).to_string();
     Ok(Prepared { opened, lock, model })
@@ -55,8 +55,8 @@ pub fn prepare(job: &Job) -> Result<Prepared, PipelineError> {
 ///
 /// # Errors
 /// As [`prepare`].
-pub fn prepare_submitted(job: &Job) -> Result<Prepared, PipelineError> {
-    let mut prepared = prepare(job)?;
+pub fn prepare_submitted(job: &Job, cancel: &Cancel) -> Result<Prepared, PipelineError> {
+    let mut prepared = prepare(job, cancel)?;
     if job.spec.output.is_none() {
         let identity = prepared.lock.identity().map(|key| key.to_string()).unwrap_or_default();
         let mut folder = job.output().into_os_string();
@@ -96,7 +96,17 @@ fn search_locked(
     cancel: &Cancel,
 ) -> Result<Outcome, Stopped> {
     progress.stage(Stage::Import, None);
-    let opened = pipeline::open(&Job { spec: lock.job.clone(), folder: PathBuf::from("/") }).map_err(stopped)?;
+    let opened = open_locked(lock, cancel)?;
+    search(&opened, threads, ledger, progress, cancel)
+}
+
+/// Reads the files of a locked job again.
+///
+/// # Errors
+/// Files that cannot be read, or that are no longer those that were locked.
+pub fn open_locked(lock: &JobLock, cancel: &Cancel) -> Result<Opened, Stopped> {
+    let job = Job { spec: lock.job.clone(), folder: PathBuf::from("/"), root: None };
+    let opened = pipeline::open(&job, cancel).map_err(stopped)?;
     let (now, then) = (opened.hashes(), &lock.sha256);
     let parts = [
         ("model.onnx", &now.model, &then.model),
@@ -107,7 +117,7 @@ fn search_locked(
     if let Some((what, ..)) = parts.into_iter().find(|(_, now, then)| now != then) {
         return Err(Stopped::Failed(Box::new(Changed { what })));
     }
-    search(&opened, threads, ledger, progress, cancel)
+    Ok(opened)
 }
 
 fn stopped(error: PipelineError) -> Stopped {
@@ -164,9 +174,11 @@ impl Workshop {
     pub async fn work(&self) {
         // A search that did not stop in time still computes: the next waits for it.
         let lane = Arc::new(Semaphore::new(1));
+        // A job whose end could not be recorded.
+        let mut open_end = None;
         while !self.stop.is_cancelled() {
             let Ok(Ok(permit)) = timeout(IDLE, Arc::clone(&lane).acquire_owned()).await else { continue };
-            let worked = self.step(permit).await;
+            let worked = self.step(permit, &mut open_end).await;
             let problem = worked.as_ref().err().map(|error| one_line(error));
             if let Some(problem) = &problem {
                 tracing::error!(error = problem, "the queue pauses");
@@ -182,7 +194,13 @@ impl Workshop {
     }
 
     /// Runs the next job of the queue, if there is one. An error is one of the record, not of the job.
-    async fn step(&self, permit: tokio::sync::OwnedSemaphorePermit) -> Result<bool, RunError> {
+    async fn step(&self, permit: OwnedSemaphorePermit, open_end: &mut Option<JobId>) -> Result<bool, RunError> {
+        if let Some(id) = *open_end {
+            match self.store.end_job(id, &this_process(), &JobEnd::Interrupted, EXIT_FAILED).await {
+                Ok(()) | Err(StoreError::Lost { .. }) => *open_end = None,
+                Err(error) => return Err(error.into()),
+            }
+        }
         bury_the_gone(&self.store).await?;
         let claimed = match self.store.claim(&this_process()).await {
             Ok(Some(claimed)) => claimed,
@@ -208,7 +226,10 @@ impl Workshop {
         self.busy.fetch_sub(1, Ordering::Relaxed);
         match ran {
             Ok(ran) => tracing::info!(job = id.0, exit = ?ran.exit, folder = %Path::display(&ran.folder), "ended"),
-            Err(error) if is_full(&error) => return Err(error),
+            Err(error) if is_full(&error) => {
+                *open_end = Some(id);
+                return Err(error);
+            }
             Err(error) => tracing::error!(job = id.0, error = one_line(&error), "failed"),
         }
         Ok(true)

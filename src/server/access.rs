@@ -120,28 +120,31 @@ impl Access {
         Ok(Access { tokens, loopback, data_root: data_root.map(whole).transpose()? })
     }
 
-    /// The job with whole paths, when it reads and writes only where it may.
-    pub(super) fn confine(&self, mut job: Job) -> Result<Job, Problem> {
-        let root = match &self.data_root {
-            Some(root) => root.clone(),
+    /// The job with whole paths, when it reads and writes only where it may: below the folder of the files that came
+    /// with it, or else below the data root.
+    pub(super) fn confine(&self, mut job: Job, uploaded: Option<&Path>) -> Result<Job, Problem> {
+        let root = match uploaded.or(self.data_root.as_deref()) {
             None if self.loopback => return Ok(job),
-            None => PathBuf::new(),
+            root => root,
         };
         if job.spec.output.is_some() {
             return Err(Problem::field("output", "expected none: this server decides where results are written"));
         }
         for (place, path) in job.spec.files_mut() {
             // One answer for what is outside and what is not there: whether there are files elsewhere is not told.
-            let inside = (self.data_root.is_some()).then(|| root.join(&*path).canonicalize().ok()).flatten();
-            match inside.filter(|whole| whole.starts_with(&root)) {
+            let inside = |root: &Path| root.join(&*path).canonicalize().ok().filter(|whole| whole.starts_with(root));
+            match root.and_then(inside) {
                 Some(whole) => *path = whole,
                 None => {
-                    let detail = format!("expected a file below the server's data root, found `{}`", path.display());
+                    let expected =
+                        if uploaded.is_some() { "that was uploaded" } else { "below the server's data root" };
+                    let detail = format!("expected a file {expected}, found `{}`", path.display());
                     return Err(Problem::field(place, detail));
                 }
             }
         }
-        job.folder = root;
+        job.folder = root.map(Path::to_owned).unwrap_or_default();
+        job.root = root.map(Path::to_owned);
         Ok(job)
     }
 
@@ -180,6 +183,8 @@ pub(super) async fn guard(State(shared): State<Shared>, request: Request, next: 
     let checked = shared.access.check(request.method(), request.uri(), request.headers());
     let mut response = match checked {
         Err(problem) => problem.into_response(),
+        // An upload may take as long as it goes on.
+        Ok(()) if request.uri().path().starts_with("/v1/blobs/") => next.run(request).await,
         Ok(()) => timeout(ANSWER, next.run(request))
             .await
             .unwrap_or_else(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the answer took too long").into_response()),
@@ -337,10 +342,13 @@ mod tests {
                  budget: {{max_drop: 0.1}}{more}}}"
             );
             let spec = crate::job::parse(&text, &[]).unwrap();
-            access.confine(Job { spec, folder: PathBuf::new() }).map_err(|problem| problem.field.unwrap())
+            access
+                .confine(Job { spec, folder: PathBuf::new(), root: None }, None)
+                .map_err(|problem| problem.field.unwrap())
         };
         let job = confine("m.onnx", "").unwrap();
         assert_eq!(job.spec.model.onnx, root.canonicalize().unwrap().join("m.onnx"));
+        assert_eq!(job.root, Some(root.canonicalize().unwrap()));
         let whole = root.join("m.onnx").display().to_string();
         assert!(confine(&whole, "").is_ok());
         for outside in ["../secret.onnx", "link.onnx", "/etc/passwd", "nowhere.onnx", "root/../../secret.onnx"] {

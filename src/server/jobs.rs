@@ -1,6 +1,6 @@
 //! Jobs over HTTP.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use axum::{
     Json,
@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
     problem::{Path, Problem, Query},
 };
 use crate::{
+    cancel::Cancel,
     job::{self, Job},
     runner,
     store::{GroupRow, JobDetail, JobFilter, JobId, JobRow, JobState, LogLine, Submission, TrialSummary},
@@ -47,6 +49,10 @@ pub struct NewJob {
     /// Make a new job also where there is the same already.
     #[serde(default)]
     pub again: bool,
+    /// Files that were uploaded, by the relative paths that the job calls them by: the SHA-256 of each. The job then
+    /// reads these, and no others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
 }
 
 /// Which jobs to list.
@@ -124,7 +130,7 @@ impl FromRequest<Shared> for Creation {
                 let bytes = Bytes::from_request(request, state).await?;
                 let text = String::from_utf8(bytes.into())
                     .map_err(|_| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "expected a job in UTF-8"))?;
-                NewJob { job: text.into(), priority: 0, again: false }
+                NewJob { job: text.into(), priority: 0, again: false, files: BTreeMap::new() }
             }
             _ => {
                 let detail = "expected a job as application/yaml or application/json";
@@ -137,6 +143,21 @@ impl FromRequest<Shared> for Creation {
         }
         Ok(Creation(new))
     }
+}
+
+/// Asks the work of a request to stop when nobody waits for its answer any more.
+#[derive(Default)]
+struct ForRequest(Cancel);
+
+impl Drop for ForRequest {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Work on another thread that broke off, which is a mistake in this program.
+fn broken(error: JoinError) -> Problem {
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
 /// Put a job in the queue.
@@ -164,17 +185,27 @@ pub(super) async fn create(
             return Err(Problem::field("Idempotency-Key", expected));
         }
     };
-    let text = new.job.as_str().map_or_else(|| new.job.to_string(), str::to_owned);
-    let job = shared.access.confine(Job { spec: job::parse(&text, &[])?, folder: PathBuf::new() })?;
-    // Reading data takes memory and all cores: one after the other.
-    let Ok(_intake) = shared.intake.acquire().await else {
+    let NewJob { job, priority, again, files } = new;
+    let spec = job::parse(&job.as_str().map_or_else(|| job.to_string(), str::to_owned), &[])?;
+    let layout = Arc::clone(&shared);
+    let lay_out = move || (!files.is_empty()).then(|| layout.uploads.lay_out(&files)).transpose();
+    let upload = tokio::task::spawn_blocking(lay_out).await.map_err(broken)??;
+    let job = Job { spec, folder: PathBuf::new(), root: None };
+    let job = shared.access.confine(job, upload.as_ref().map(|upload| &*upload.path))?;
+    // Reading data takes memory and all cores: one after the other, also where a client has left meanwhile.
+    let Ok(intake) = Arc::clone(&shared.intake).acquire_owned().await else {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server stops"));
     };
-    let prepared = tokio::task::spawn_blocking(move || runner::prepare_submitted(&job))
-        .await
-        .map_err(|broken| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, broken.to_string()))??;
-    let NewJob { priority, again, .. } = new;
-    let submission = Submission { lock: prepared.lock, model: prepared.model, priority, again, idempotency_key };
+    let request = ForRequest::default();
+    let asked = request.0.clone();
+    let prepared = tokio::task::spawn_blocking(move || {
+        let _intake = intake;
+        runner::prepare_submitted(&job, &asked)
+    })
+    .await
+    .map_err(broken)??;
+    let (lock, model, upload) = (prepared.lock, prepared.model, upload.map(|upload| upload.id));
+    let submission = Submission { lock, model, upload, priority, again, idempotency_key };
     let submitted = shared.store.submit(&submission).await?;
     shared.workshop.wake();
     let job = shared.store.job(submitted.id).await?;

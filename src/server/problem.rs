@@ -1,5 +1,7 @@
 //! Errors as clients get them: problem documents (RFC 9457) that name the field.
 
+use std::io;
+
 use axum::{
     Json,
     extract::{
@@ -95,6 +97,26 @@ impl From<ReportError> for Problem {
     }
 }
 
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Problem {
+        use io::ErrorKind::{
+            AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, QuotaExceeded, StorageFull,
+        };
+        let status = match error.kind() {
+            StorageFull | QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
+            // Names that no file can have, or not all at once.
+            AlreadyExists | InvalidFilename | InvalidInput | IsADirectory | NotADirectory => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        if status.is_server_error() {
+            tracing::error!(error = one_line(&error), "a request failed");
+        }
+        Problem::new(status, one_line(&error))
+    }
+}
+
 impl From<JobError> for Problem {
     fn from(error: JobError) -> Problem {
         match error {
@@ -116,6 +138,7 @@ impl From<PipelineError> for Problem {
             PipelineError::Dataset(_) => "data",
             PipelineError::Shape { .. } => "data.preprocess",
             PipelineError::Mapping(_) | PipelineError::NothingToQuantize => "qconfig",
+            PipelineError::Cancelled(_) => return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server stops"),
             _ => return Problem::new(StatusCode::UNPROCESSABLE_ENTITY, one_line(&error)),
         };
         Problem::field(field, one_line(&error))

@@ -40,7 +40,7 @@ const NETWORK: [&str; 19] = [
 ];
 
 /// How long a writer waits for another.
-const BUSY: Duration = Duration::from_secs(10);
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 impl Store {
     /// Opens the database at `path`; makes it when there is none, and brings its schema up to date.
@@ -77,6 +77,9 @@ impl Store {
         let pool = SqlitePoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(BUSY + Duration::from_secs(5))
+            // On a full disk SQLite rolls back by itself. The driver's rollback then fails, and it believes that the
+            // transaction goes on: such a connection is opened anew.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(options)
             .await
             .map_err(|error| failed(path, error))?;
@@ -107,7 +110,7 @@ fn writable(path: &Path) -> SqliteConnectOptions {
 }
 
 /// Options for a connection that cannot write, twice: the file is opened so, and statements are refused.
-pub(super) fn readable(path: &Path) -> SqliteConnectOptions {
+fn readable(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .read_only(true)
@@ -116,7 +119,7 @@ pub(super) fn readable(path: &Path) -> SqliteConnectOptions {
         .pragma("query_only", "ON")
 }
 
-fn newest() -> i64 {
+pub(super) fn newest() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
 }
 

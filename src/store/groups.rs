@@ -11,7 +11,7 @@ use crate::{
     graph::GroupId,
     pipeline::GroupFacts,
     quant::Precision,
-    search::Key,
+    search::{GroupTime, Key},
     sensitivity::{GroupSensitivity, RankBy},
 };
 
@@ -190,6 +190,49 @@ impl Store {
         if used.execute(&self.pool).await?.rows_affected() > 0 {
             self.event(job, "sensitivities", "").await?;
         }
+        Ok(())
+    }
+
+    /// What each group takes, recorded under this key, in topological order; `None` when it was not measured.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being read.
+    pub async fn group_times(&self, key: &Key) -> Result<Option<Vec<GroupTime>>, StoreError> {
+        let key = key.to_string();
+        let times = sqlx::query_as!(
+            GroupTime,
+            "SELECT int8_ns, fp32_ns FROM group_times WHERE sensitivity_key = ? ORDER BY position",
+            key
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok((!times.is_empty()).then_some(times))
+    }
+
+    /// Records what each group takes, once, in one transaction. Groups are given in topological order; their analysis is
+    /// recorded.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being recorded.
+    pub async fn record_group_times(&self, key: &Key, times: &[GroupTime]) -> Result<(), StoreError> {
+        const WHAT: &str = "the time of a group";
+        let key = key.to_string();
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        for (position, time) in times.iter().enumerate() {
+            let position = int(WHAT, position)?;
+            let (int8_ns, fp32_ns) = (number(WHAT, time.int8_ns)?, number(WHAT, time.fp32_ns)?);
+            sqlx::query!(
+                "INSERT INTO group_times (sensitivity_key, position, int8_ns, fp32_ns) VALUES (?, ?, ?, ?)
+                 ON CONFLICT DO NOTHING",
+                key,
+                position,
+                int8_ns,
+                fp32_ns
+            )
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 

@@ -5,8 +5,8 @@ use tokio::runtime::Handle;
 use super::{JobId, Store, StoreError};
 use crate::{
     evaluate::Metric,
-    pipeline::{GroupFacts, Ledger, LedgerError, TrialFacts},
-    search::{Key, Trial},
+    pipeline::{Certificate, GroupFacts, Ledger, LedgerError, TrialFacts},
+    search::{GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
 };
 
@@ -47,12 +47,28 @@ impl Ledger for StoreLedger {
         })
     }
 
+    fn group_times(&mut self, key: &Key) -> Result<Option<Vec<GroupTime>>, LedgerError> {
+        self.wait(self.store.group_times(key))
+    }
+
+    fn record_group_times(&mut self, key: &Key, times: &[GroupTime]) -> Result<(), LedgerError> {
+        self.wait(self.store.record_group_times(key, times))
+    }
+
     fn trial(&mut self, key: &Key) -> Result<Option<Trial>, LedgerError> {
         self.wait(self.store.trial(self.job, key))
     }
 
     fn record_trial(&mut self, number: usize, trial: &Trial, facts: &TrialFacts) -> Result<(), LedgerError> {
         self.wait(self.store.record_trial(self.job, number, self.metric, trial, facts))
+    }
+
+    fn certificate(&mut self) -> Result<Option<Certificate>, LedgerError> {
+        self.wait(self.store.certificate(self.job))
+    }
+
+    fn record_certificate(&mut self, certificate: &Certificate) -> Result<(), LedgerError> {
+        self.wait(self.store.record_certificate(self.job, certificate))
     }
 
     fn event(&mut self, kind: &str, detail: &str) -> Result<(), LedgerError> {

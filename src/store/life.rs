@@ -224,6 +224,7 @@ impl Store {
         sqlx::query!("DELETE FROM events WHERE job_id = ?", job.0).execute(&mut *connection).await?;
         sqlx::query!("DELETE FROM log_lines WHERE job_id = ?", job.0).execute(&mut *connection).await?;
         sqlx::query!("DELETE FROM qconfig_files WHERE job_id = ?", job.0).execute(&mut *connection).await?;
+        sqlx::query!("DELETE FROM finalists WHERE job_id = ?", job.0).execute(&mut *connection).await?;
         sqlx::query!("DELETE FROM job_trials WHERE job_id = ?", job.0).execute(&mut *connection).await?;
         sqlx::query!("DELETE FROM jobs WHERE id = ?", job.0).execute(&mut *connection).await?;
         sqlx::query!(
@@ -242,6 +243,7 @@ impl Store {
             .fetch_one(&mut *connection)
             .await?;
         if used == 0 {
+            sqlx::query!("DELETE FROM group_times WHERE sensitivity_key = ?", key).execute(&mut *connection).await?;
             sqlx::query!("DELETE FROM groups WHERE sensitivity_key = ?", key).execute(&mut *connection).await?;
             sqlx::query!("DELETE FROM sensitivity_runs WHERE key = ?", key).execute(&mut *connection).await?;
         }

@@ -5,12 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::TryStreamExt;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use sqlx::{
-    AssertSqlSafe, Column, Connection, Executor, Row, SqlSafeStr, SqliteConnection, Statement, TypeInfo, ValueRef,
-    sqlite::SqliteRow,
+use rusqlite::{
+    Batch, Connection, Error, ErrorCode, OpenFlags,
+    fallible_iterator::FallibleIterator,
+    hooks::{AuthAction, AuthContext, Authorization},
+    limits::Limit,
+    types::ValueRef,
 };
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use utoipa::ToSchema;
 
 use super::{Store, StoreError, connect, json_number};
@@ -46,8 +48,11 @@ pub struct Rows {
 
 /// Steps of SQLite's machine between looks at the clock.
 const OPERATIONS: i32 = 10_000;
-/// SQLITE_INTERRUPT.
-const INTERRUPTED: &str = "9";
+/// Columns of a result that is limited. SQLite holds a whole row before it gives it away.
+const COLUMNS: i32 = 100;
+/// Pragmas that tell of the schema, and do nothing.
+const PRAGMAS: [&str; 6] = ["table_info", "table_xinfo", "table_list", "index_list", "index_info", "foreign_key_list"];
+const EXPECTED: &str = "queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN";
 
 impl Cell {
     /// What it takes in memory, about.
@@ -124,13 +129,15 @@ pub struct QueryLimits {
     pub rows: usize,
     /// Bytes of all values at most.
     pub bytes: usize,
+    /// Bytes of one value at most, also of one that is made on the way to the result.
+    pub value: Option<i32>,
     /// Time at most.
     pub time: Duration,
 }
 
 impl QueryLimits {
     /// What a person at the machine may take.
-    pub const NONE: QueryLimits = QueryLimits { rows: usize::MAX, bytes: usize::MAX, time: Duration::MAX };
+    pub const NONE: QueryLimits = QueryLimits { rows: usize::MAX, bytes: usize::MAX, value: None, time: Duration::MAX };
 }
 
 impl Store {
@@ -140,124 +147,99 @@ impl Store {
     /// Anything but one SELECT, VALUES, WITH or EXPLAIN; a statement that SQLite refuses or that takes more than it
     /// may; no database.
     pub async fn query(path: &Path, sql: &str, limits: QueryLimits) -> Result<Rows, StoreError> {
-        check_statement(sql).map_err(|problem| StoreError::Refused(problem.to_owned()))?;
         connect::check_schema(path).await?;
-        let mut connection = SqliteConnection::connect_with(&connect::readable(path)).await?;
-        let since = Instant::now();
-        connection.lock_handle().await?.set_progress_handler(OPERATIONS, move || since.elapsed() < limits.time);
-        let refused = |error: sqlx::Error| match error {
-            sqlx::Error::Database(error) if error.code().as_deref() == Some(INTERRUPTED) => {
-                StoreError::Refused(format!("the statement took longer than {} s", limits.time.as_secs()))
-            }
-            sqlx::Error::Database(error) => StoreError::Refused(error.message().to_owned()),
-            error => StoreError::Sql(error),
-        };
-        // The user's own words, on a connection that was opened read-only.
-        let sql = AssertSqlSafe(sql.to_owned()).into_sql_str();
-        let statement = (&mut connection).prepare(sql).await.map_err(refused)?;
-        let columns = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-        let mut result = Rows { columns, rows: Vec::new(), truncated: false };
-        let mut bytes = 0;
-        let mut stream = statement.query().fetch(&mut connection);
-        while let Some(row) = stream.try_next().await.map_err(refused)? {
-            if result.rows.len() == limits.rows {
-                result.truncated = true;
-                break;
-            }
-            let cells: Vec<Cell> = (0..row.len()).map(|index| cell(&row, index)).collect::<Result<_, _>>()?;
-            bytes += cells.iter().map(Cell::bytes).sum::<usize>();
-            if bytes > limits.bytes {
-                return Err(StoreError::Refused(format!("the result has more than {} bytes", limits.bytes)));
-            }
-            result.rows.push(cells);
-        }
-        Ok(result)
+        let (path, sql) = (path.to_owned(), sql.to_owned());
+        let answered = tokio::task::spawn_blocking(move || {
+            let since = Instant::now();
+            answer(&path, &sql, limits, since).map_err(|problem| refusal(problem, limits))
+        });
+        answered.await.map_err(|broken| StoreError::Refused(broken.to_string()))?
     }
 }
 
-fn cell(row: &SqliteRow, index: usize) -> Result<Cell, StoreError> {
-    let value = row.try_get_raw(index)?;
-    if value.is_null() {
-        return Ok(Cell::Null);
+/// Why a statement has no answer.
+enum Unanswered {
+    Sqlite(Error),
+    Nothing,
+    More,
+    TooLarge,
+}
+
+impl From<Error> for Unanswered {
+    fn from(error: Error) -> Unanswered {
+        Unanswered::Sqlite(error)
     }
-    Ok(match value.type_info().name() {
-        "INTEGER" | "BOOLEAN" => Cell::Integer(row.try_get_unchecked(index)?),
-        "REAL" => Cell::Real(row.try_get_unchecked(index)?),
-        "BLOB" => Cell::Blob(row.try_get_unchecked(index)?),
-        _ => Cell::Text(row.try_get_unchecked(index)?),
+}
+
+fn refusal(problem: Unanswered, limits: QueryLimits) -> StoreError {
+    StoreError::Refused(match problem {
+        Unanswered::Nothing => "expected a SELECT statement, found nothing".to_owned(),
+        Unanswered::TooLarge => format!("the result has more than {} bytes", limits.bytes),
+        Unanswered::More => "expected one statement, found more".to_owned(),
+        Unanswered::Sqlite(error) => match (error.sqlite_error_code(), error) {
+            (Some(ErrorCode::OperationInterrupted), _) => {
+                format!("the statement took longer than {} s", limits.time.as_secs())
+            }
+            (Some(ErrorCode::AuthorizationForStatementDenied), _) => EXPECTED.to_owned(),
+            (_, Error::SqliteFailure(_, Some(message))) => message,
+            (_, error) => error.to_string(),
+        },
     })
 }
 
-/// Refuses everything but one statement that starts like a query. That it cannot write is the connection's doing;
-/// this is for statements that do other things, such as `VACUUM INTO` and `ATTACH`.
-fn check_statement(sql: &str) -> Result<(), &'static str> {
-    let bare = without_literals(sql);
-    let mut statements = bare.split(';').map(str::trim).filter(|statement| !statement.is_empty());
-    let first = statements.next().ok_or("expected a SELECT statement, found nothing")?;
-    if statements.next().is_some() {
-        return Err("expected one statement, found more");
-    }
-    let word: String = first.chars().take_while(char::is_ascii_alphabetic).collect();
-    match ["SELECT", "VALUES", "WITH", "EXPLAIN"].contains(&word.to_ascii_uppercase().as_str()) {
-        true => Ok(()),
-        false => Err("queries only read: expected a statement that starts with SELECT, WITH, VALUES or EXPLAIN"),
+/// What may be done: to read, and nothing else, also by a statement of another kind inside of one that reads.
+fn only_reads(context: AuthContext<'_>) -> Authorization {
+    match context.action {
+        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Function { .. } | AuthAction::Recursive => {
+            Authorization::Allow
+        }
+        AuthAction::Pragma { pragma_name, .. } if PRAGMAS.contains(&pragma_name) => Authorization::Allow,
+        _ => Authorization::Deny,
     }
 }
 
-/// The statement with every comment, text and quoted name taken out.
-fn without_literals(sql: &str) -> String {
-    let mut bare = String::new();
-    let mut rest = sql;
-    while let Some(next) = rest.chars().next() {
-        let skip = |end: &str, from: usize| rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len());
-        let length = match next {
-            _ if rest.starts_with("--") => skip("\n", 2),
-            _ if rest.starts_with("/*") => skip("*/", 2),
-            // A doubled quote ends one literal and starts the next, which comes to the same.
-            '\'' => skip("'", 1),
-            '"' => skip("\"", 1),
-            '`' => skip("`", 1),
-            '[' => skip("]", 1),
-            _ => 0,
-        };
-        match length {
-            0 => bare.push(next),
-            _ => bare.push(' '),
-        }
-        rest = &rest[length.max(next.len_utf8())..];
+fn answer(path: &Path, sql: &str, limits: QueryLimits, since: Instant) -> Result<Rows, Unanswered> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_timeout(connect::BUSY.min(limits.time))?;
+    if let Some(value) = limits.value {
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, value)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_COLUMN, COLUMNS)?;
     }
-    bare
+    connection.progress_handler(OPERATIONS, Some(move || since.elapsed() > limits.time))?;
+    connection.authorizer(Some(only_reads))?;
+    let mut statements = Batch::new(&connection, sql);
+    let mut statement = statements.next()?.ok_or(Unanswered::Nothing)?;
+    if !matches!(statements.next(), Ok(None)) {
+        return Err(Unanswered::More);
+    }
+    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let width = columns.len();
+    let mut result = Rows { columns, rows: Vec::new(), truncated: false };
+    let mut bytes = 0;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if result.rows.len() == limits.rows {
+            result.truncated = true;
+            break;
+        }
+        let cells: Vec<Cell> = (0..width).map(|index| row.get_ref(index).map(Cell::from)).collect::<Result<_, _>>()?;
+        bytes += cells.iter().map(Cell::bytes).sum::<usize>();
+        if bytes > limits.bytes {
+            return Err(Unanswered::TooLarge);
+        }
+        result.rows.push(cells);
+    }
+    Ok(result)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_one_reading_statement_is_taken() {
-        for sql in [
-            "SELECT 1",
-            "select 1;",
-            "  WITH a AS (SELECT 1) SELECT * FROM a ; -- done; really",
-            "/* a; b */ VALUES (';', 'it''s;')",
-            "SELECT [a;b], `c;d`, \"e;f\" FROM t",
-            "EXPLAIN QUERY PLAN SELECT 1",
-        ] {
-            assert_eq!(check_statement(sql), Ok(()), "{sql}");
-        }
-        for sql in [
-            "",
-            " ; ",
-            "-- nothing",
-            "SELECT 1; SELECT 2",
-            "DELETE FROM jobs",
-            "VACUUM INTO 'x'",
-            "ATTACH 'x' AS y",
-            "PRAGMA query_only = OFF",
-            "SELECT 'a' ; DROP TABLE jobs",
-            "(SELECT 1)",
-        ] {
-            assert!(check_statement(sql).is_err(), "{sql}");
+impl From<ValueRef<'_>> for Cell {
+    fn from(value: ValueRef<'_>) -> Cell {
+        match value {
+            ValueRef::Null => Cell::Null,
+            ValueRef::Integer(value) => Cell::Integer(value),
+            ValueRef::Real(value) => Cell::Real(value),
+            ValueRef::Text(bytes) => Cell::Text(String::from_utf8_lossy(bytes).into_owned()),
+            ValueRef::Blob(bytes) => Cell::Blob(bytes.to_vec()),
         }
     }
 }

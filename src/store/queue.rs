@@ -1,6 +1,6 @@
 //! How a job comes to a process: it is submitted and claimed, or begun without the queue.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use sqlx::SqliteConnection;
 
@@ -20,6 +20,8 @@ pub struct Submission {
     pub lock: JobLock,
     /// What the importer says of its model, in JSON.
     pub model: String,
+    /// The folder of uploaded files that it reads, by its hash.
+    pub upload: Option<String>,
     /// The larger goes first.
     pub priority: i64,
     /// Make a new job also where there is one with the same lock.
@@ -63,7 +65,7 @@ impl Store {
     /// An idempotency key that was used for another job, or whatever keeps it from being recorded.
     pub async fn submit(&self, submission: &Submission) -> Result<Submitted, StoreError> {
         let Locked { identity, yaml, metric } = Locked::of(&submission.lock)?;
-        let Submission { lock, model, priority, again, idempotency_key: key } = submission;
+        let Submission { lock, model, upload, priority, again, idempotency_key: key } = submission;
         let (now, version) = (self.clock.now_ms(), env!("CARGO_PKG_VERSION"));
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         if let Some(key) = key {
@@ -104,8 +106,8 @@ impl Store {
         }
         let id = sqlx::query!(
             "INSERT INTO jobs (name, identity, idempotency_key, lock, metric, model_sha256, model, qtuned_version, state,
-                 priority, created_ms, submitted_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'queued', ?9, ?10, ?10)",
+                 priority, upload, created_ms, submitted_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'queued', ?9, ?10, ?11, ?11)",
             lock.job.name,
             identity,
             key,
@@ -115,6 +117,7 @@ impl Store {
             model,
             version,
             priority,
+            upload,
             now
         )
         .execute(&mut *transaction)
@@ -123,6 +126,15 @@ impl Store {
         note(&mut transaction, id, now, "queued", "").await?;
         transaction.commit().await?;
         Ok(Submitted { id: JobId(id), new: true })
+    }
+
+    /// The folders of uploaded files that jobs refer to, by their hashes.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being read.
+    pub async fn uploads(&self) -> Result<HashSet<String>, StoreError> {
+        let uploads = sqlx::query_scalar!(r#"SELECT DISTINCT upload AS "upload!" FROM jobs WHERE upload IS NOT NULL"#);
+        Ok(uploads.fetch_all(&self.pool).await?.into_iter().collect())
     }
 
     /// Takes the next job from the queue, in one statement: the one with the largest priority, of those the oldest.

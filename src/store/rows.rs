@@ -55,6 +55,11 @@ pub(super) fn unpack(bytes: &[u8], len: usize) -> Option<Vec<bool>> {
     (bytes.len() == len.div_ceil(8)).then(|| (0..len).map(|i| bytes[i / 8] >> (i % 8) & 1 == 1).collect())
 }
 
+/// How many bits are set.
+pub(super) fn ones(bytes: &[u8]) -> i64 {
+    bytes.iter().map(|byte| i64::from(byte.count_ones())).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,14 +5,15 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    confidence::Pairs,
     dataset::DataSpec,
     evaluate::{Evaluation, Fingerprint, Latency, Metric, Quartiles, Score},
     graph::GroupId,
     job::{Job, JobLock, LockedHashes},
     pareto,
-    pipeline::{GroupFacts, Ledger, TrialFacts},
+    pipeline::{Certificate, Certified, Finalist, GroupFacts, Ledger, TrialFacts},
     quant::{Preset, QConfigFile, QConfigMapping},
-    search::{Finish, Key, Trial},
+    search::{DropInterval, Finish, GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
 };
 
@@ -25,7 +26,7 @@ impl Clock for Ticks {
     }
 }
 
-fn clock() -> Arc<dyn Clock> {
+pub(super) fn clock() -> Arc<dyn Clock> {
     Arc::new(Ticks(AtomicI64::new(1_000_000)))
 }
 
@@ -42,7 +43,7 @@ pub(super) fn lock(name: &str, max_drop: f64) -> JobLock {
     let _: &DataSpec = &spec.data;
     let hash = "a".repeat(64);
     let sha256 = LockedHashes { model: hash.clone(), calibrate: hash.clone(), search: hash.clone(), certify: hash };
-    JobLock::new(&Job { spec, folder: "/".into() }, sha256)
+    JobLock::new(&Job { spec, folder: "/".into(), root: None }, sha256)
 }
 
 fn latency(candidate_ns: Vec<u64>, fp32_ns: Vec<u64>) -> Latency {
@@ -73,7 +74,7 @@ pub(super) fn facts() -> TrialFacts {
         mapping: QConfigMapping::preset(Preset::Onednn),
         groups: vec![],
     };
-    TrialFacts { fp32_names: vec!["a".into(), "c".into()], qconfig_json: "{}".into(), file }
+    TrialFacts { fp32_names: vec!["a".into(), "c".into()], drop: None, qconfig_json: "{}".into(), file }
 }
 
 #[tokio::test]
@@ -117,6 +118,47 @@ async fn jobs_that_share_a_trial_may_come_from_different_starts() {
     assert_eq!(store.trial(second, &other.key).await.unwrap(), Some(other));
     assert_eq!(store.summaries(first).await.unwrap()[0].fp32_groups, ["a", "c"]);
     assert_eq!(store.summaries(second).await.unwrap()[0].fp32_groups, ["c"]);
+}
+
+#[tokio::test]
+async fn a_trial_that_was_stopped_is_shown_with_its_interval_and_is_not_on_the_front() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
+    store.record_trial(job, 0, Metric::Top1, &trial(1, 18, Some(vec![100])), &facts()).await.unwrap();
+    let mut stopped = trial(2, 3, Some(vec![1]));
+    stopped.evaluation.correct.truncate(8);
+    stopped.evaluation.score = Score::Count { correct: 3, total: 8 };
+    let drop = DropInterval { seen: 0.625, low: 0.25, high: 0.875 };
+    let known = TrialFacts { drop: Some(drop), ..facts() };
+    store.record_trial(job, 1, Metric::Top1, &stopped, &known).await.unwrap();
+    assert_eq!(store.trial(job, &stopped.key).await.unwrap(), Some(stopped));
+    let shown = store.summaries(job).await.unwrap();
+    assert_eq!((shown[0].complete, shown[0].on_front, shown[0].score_drop), (true, true, Some(0.0)));
+    let of = |s: &TrialSummary| (s.complete, s.on_front, s.score_drop, s.drop_low, s.drop_high);
+    assert_eq!(of(&shown[1]), (false, false, Some(0.625), Some(0.25), Some(0.875)));
+}
+
+#[tokio::test]
+async fn a_certificate_reads_back_as_recorded_and_goes_with_its_job() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
+    assert_eq!(store.certificate(job).await.unwrap(), None);
+    let pairs = Pairs { lost: 3, won: 1, base: 17, total: 20 };
+    let failed = Certified { pairs, bound: Some(0.25), holds: false };
+    let held = Certified { pairs: Pairs { lost: 0, ..pairs }, bound: None, holds: true };
+    let finalist = |trial, certified| Finalist { trial, certified };
+    let finalists = vec![finalist(4, Some(failed)), finalist(2, Some(held)), finalist(3, None)];
+    let certificate = Certificate { confidence: 0.95, finalists };
+    for recorded in [Certificate { finalists: vec![finalist(1, None)], ..certificate.clone() }, certificate.clone()] {
+        store.record_certificate(job, &recorded).await.unwrap();
+        assert_eq!(store.certificate(job).await.unwrap(), Some(recorded));
+    }
+    assert_eq!(certificate.holds(), Some(2));
+    store.end_job(job, "me", &JobEnd::Interrupted, 75).await.unwrap();
+    store.remove(job).await.unwrap();
+    assert_eq!(store.certificate(job).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -195,6 +237,12 @@ fn the_ledger_keeps_sensitivities_by_key() {
     let found = ledger.sensitivities(&key).unwrap().unwrap();
     assert_eq!(found, groups.iter().filter_map(|g| g.sensitivity.clone()).collect::<Vec<_>>());
     assert_eq!(runtime.block_on(store.job_groups(job)).unwrap(), groups);
+    assert_eq!(ledger.group_times(&key).unwrap(), None);
+    let times = [(3.5, 10.0), (0.0, 0.0), (2.0, 1.0)].map(|(int8_ns, fp32_ns)| GroupTime { int8_ns, fp32_ns });
+    for _ in 0..2 {
+        ledger.record_group_times(&key, &times).unwrap();
+        assert_eq!(ledger.group_times(&key).unwrap(), Some(times.to_vec()));
+    }
     ledger.record_sensitivities(&Key([6; 32]), &[]).unwrap();
     assert_eq!(ledger.sensitivities(&Key([6; 32])).unwrap(), Some(vec![]));
     assert!(ledger.record_sensitivities(&Key([7; 32]), &groups[1..2]).is_err());
@@ -296,15 +344,48 @@ async fn queries_read_and_cannot_write() {
     let empty = Store::query(&path, "SELECT * FROM front", QueryLimits::NONE).await.unwrap();
     assert!(empty.rows.is_empty() && empty.columns.contains(&"on_front".to_owned()));
     let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
-    let limits = QueryLimits { rows: 3, bytes: 1000, time: std::time::Duration::from_millis(100) };
+    let time = std::time::Duration::from_millis(100);
+    let limits = QueryLimits { rows: 3, bytes: 1000, value: Some(1 << 20), time };
     let some = Store::query(&path, many, limits).await.unwrap();
     assert_eq!((some.rows.len(), some.truncated), (3, true));
     let endless = Store::query(&path, &format!("SELECT count(*) FROM ({many})"), limits).await.unwrap_err();
     assert_eq!(endless.to_string(), "the statement took longer than 0 s");
     let large = Store::query(&path, "SELECT zeroblob(1001)", limits).await.unwrap_err();
     assert_eq!(large.to_string(), "the result has more than 1000 bytes");
-    for sql in ["WITH a AS (SELECT 1) DELETE FROM jobs", "SELECT * FROM nowhere", "SELECT"] {
-        assert!(matches!(Store::query(&path, sql, QueryLimits::NONE).await, Err(StoreError::Refused(_))), "{sql}");
+    // A value that is made on the way takes as much memory as one in the result.
+    for sql in ["SELECT zeroblob(1 << 30)", "SELECT length(hex(randomblob(1 << 20)))"] {
+        let huge = Store::query(&path, sql, limits).await.unwrap_err();
+        assert_eq!(huge.to_string(), "string or blob too big", "{sql}");
+    }
+    for (sql, problem) in [
+        ("", "expected a SELECT statement, found nothing"),
+        ("-- nothing", "expected a SELECT statement, found nothing"),
+        ("SELECT 1; SELECT 2", "expected one statement, found more"),
+        ("SELECT 'a' ; DROP TABLE jobs", "expected one statement, found more"),
+        ("SELECT * FROM nowhere", "no such table: nowhere"),
+        ("SELECT", "incomplete input"),
+        ("(SELECT 1)", "near \"(\": syntax error"),
+        ("WITH a AS (SELECT 1) DELETE FROM jobs", "queries only read"),
+        ("DELETE FROM jobs", "queries only read"),
+        ("VACUUM INTO 'x'", "queries only read"),
+        ("ATTACH 'x' AS y", "queries only read"),
+        ("BEGIN IMMEDIATE", "queries only read"),
+        ("PRAGMA query_only = OFF", "queries only read"),
+        ("PRAGMA journal_mode = DELETE", "queries only read"),
+        ("CREATE TEMP TABLE t (a)", "queries only read"),
+    ] {
+        let refused = Store::query(&path, sql, QueryLimits::NONE).await;
+        let Err(StoreError::Refused(text)) = refused else { panic!("{sql}: {refused:?}") };
+        assert!(text.starts_with(problem), "{sql}: {text}");
+    }
+    for sql in [
+        "select 1;",
+        "  WITH a AS (SELECT 1) SELECT * FROM a ; -- done; really",
+        "/* a; b */ VALUES (';', 'it''s;')",
+        "EXPLAIN QUERY PLAN SELECT 1",
+        "SELECT name FROM pragma_table_info('jobs')",
+    ] {
+        Store::query(&path, sql, QueryLimits::NONE).await.unwrap();
     }
     assert_eq!(store.jobs(&JobFilter::default()).await.unwrap().len(), 1);
     // The views can be read by everyone, whatever they show.

@@ -78,8 +78,14 @@ pub struct TrialSummary {
     pub correct: Option<u64>,
     /// Samples seen.
     pub total: u64,
-    /// Samples lost against fp32, as a fraction of all; `None` for the metric sqnr.
+    /// Whether it has seen all samples of the search split, rather than enough to be outside the budget.
+    pub complete: bool,
+    /// Samples lost against fp32, as a fraction of those seen; `None` for the metric sqnr.
     pub score_drop: Option<f64>,
+    /// The drop on the whole split is not below this,
+    pub drop_low: Option<f64>,
+    /// and not above this, at the confidence of the job.
+    pub drop_high: Option<f64>,
     /// First quartile of the latency, in ns.
     pub q1_ns: Option<f64>,
     /// Median of the latency, in ns.
@@ -181,6 +187,10 @@ impl Store {
         let number = int(WHAT, number)?;
         let fp32_groups = to_json(WHAT, &facts.fp32_names)?;
         let fp32_positions = to_json(WHAT, &trial.fp32_groups.iter().map(|group| group.0).collect::<Vec<_>>())?;
+        let fraction = |value: Option<f64>| value.map(|v| super::rows::number(WHAT, v)).transpose();
+        let drop_seen = fraction(facts.drop.map(|drop| drop.seen))?;
+        let drop_low = fraction(facts.drop.map(|drop| drop.low))?;
+        let drop_high = fraction(facts.drop.map(|drop| drop.high))?;
         let file = compressed(facts)?;
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let id = insert_trial(&mut transaction, metric, trial, facts, now).await?;
@@ -193,8 +203,9 @@ impl Store {
                 .fetch_one(&mut *transaction)
                 .await?;
         let linked = sqlx::query!(
-            "INSERT INTO job_trials (job_id, number, trial_id, latency_run_id, fp32_groups, fp32_positions, created_ms)
-             VALUES (?, ?, ?, ?, ?, ?, ?)
+            "INSERT INTO job_trials (job_id, number, trial_id, latency_run_id, fp32_groups, fp32_positions, drop_seen,
+                 drop_low, drop_high, created_ms)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (job_id, number) DO UPDATE SET latency_run_id = excluded.latency_run_id
              WHERE trial_id = excluded.trial_id",
             job.0,
@@ -203,6 +214,9 @@ impl Store {
             run,
             fp32_groups,
             fp32_positions,
+            drop_seen,
+            drop_low,
+            drop_high,
             now
         )
         .execute(&mut *transaction)
@@ -251,7 +265,8 @@ impl Store {
             SummaryColumns,
             r#"SELECT number AS "number!: i64", key AS "key!: String", metric AS "metric!: String",
                    score AS "score!: f64", correct AS "correct: i64", total AS "total!: i64",
-                   score_drop AS "score_drop: f64", q1_ns AS "q1_ns: f64", median_ns AS "median_ns: f64",
+                   complete AS "complete!: bool", score_drop AS "score_drop: f64", drop_low AS "drop_low: f64",
+                   drop_high AS "drop_high: f64", q1_ns AS "q1_ns: f64", median_ns AS "median_ns: f64",
                    q3_ns AS "q3_ns: f64", fp32_median_ns AS "fp32_median_ns: f64", speed_up AS "speed_up: f64",
                    weight_bytes AS "weight_bytes!: i64", activation_bytes AS "activation_bytes!: i64",
                    int8_groups AS "int8_groups!: i64", fp32_groups AS "fp32_groups!: String",
@@ -275,7 +290,10 @@ struct SummaryColumns {
     score: f64,
     correct: Option<i64>,
     total: i64,
+    complete: bool,
     score_drop: Option<f64>,
+    drop_low: Option<f64>,
+    drop_high: Option<f64>,
     q1_ns: Option<f64>,
     median_ns: Option<f64>,
     q3_ns: Option<f64>,
@@ -315,7 +333,10 @@ impl TryFrom<SummaryColumns> for TrialSummary {
             score: row.score,
             correct: row.correct.map(|correct| count(WHAT, correct)).transpose()?,
             total: count(WHAT, row.total)?,
+            complete: row.complete,
             score_drop: row.score_drop,
+            drop_low: row.drop_low,
+            drop_high: row.drop_high,
             q1_ns: row.q1_ns,
             median_ns: row.median_ns,
             q3_ns: row.q3_ns,

@@ -1,18 +1,25 @@
 //! A server, over HTTP.
 
 use std::{
+    collections::BTreeMap,
+    fs::File,
     io::{BufRead, BufReader},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use indicatif::ProgressBar;
 use serde::de::DeserializeOwned;
 use ureq::{Agent, Body, RequestBuilder, http::Response, typestate::WithoutBody};
 
-use super::{Act, LOG_PAGE, Source, SubmitOptions};
+use super::{
+    Act, LOG_PAGE, Source, SubmitOptions,
+    upload::{self, Bundle},
+};
 use crate::{
     cli::JobFile,
+    job::{Job, JobSpec},
     pipeline::GroupFacts,
     report::Document,
     runner::Update,
@@ -82,6 +89,27 @@ impl Remote {
         })
     }
 
+    /// Sends the files of a job that the server does not have; the job as it is there, and the hashes of its files.
+    fn upload(&self, job: &Job) -> Result<(JobSpec, BTreeMap<String, String>)> {
+        let Bundle { spec, files } = Bundle::of(job)?;
+        let bar = ProgressBar::new(files.len() as u64).with_message("uploading");
+        let mut hashes = BTreeMap::new();
+        for (name, path) in files {
+            let sha256 = upload::hash(&path)?;
+            let known = self.get(&format!("/v1/blobs/{sha256}")).call();
+            if !matches!(&known, Ok(answer) if answer.status().is_success()) {
+                let file = File::open(&path).with_context(|| format!("failed to read {}", path.display()))?;
+                let request = self.authorized(self.agent.put(format!("{}/v1/blobs/{sha256}", self.url)));
+                self.answer(request.content_type("application/octet-stream").send(file))
+                    .with_context(|| format!("{}: failed to upload", path.display()))?;
+            }
+            hashes.insert(name, sha256);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok((spec, hashes))
+    }
+
     fn json<T: DeserializeOwned>(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<T> {
         let mut answer = self.answer(answer)?;
         let read = answer.body_mut().with_config().limit(MAX_ANSWER).read_json();
@@ -119,18 +147,27 @@ impl Remote {
     }
 }
 
+/// A job for a server that sees the same files as this machine.
+fn with_whole_paths(job: &Job) -> Result<JobSpec> {
+    let mut spec = job.spec.clone();
+    for (_, path) in spec.files_mut() {
+        *path = std::path::absolute(job.resolve(path))?;
+    }
+    if let Some(output) = &mut spec.output {
+        *output = std::path::absolute(&output)?;
+    }
+    Ok(spec)
+}
+
 impl Source for Remote {
     fn submit(&self, file: &JobFile, options: &SubmitOptions) -> Result<(JobRow, bool)> {
+        let SubmitOptions { priority, again, idempotency_key, upload } = options;
         let loaded = file.load()?;
-        let mut spec = loaded.spec.clone();
-        for (_, path) in spec.files_mut() {
-            *path = std::path::absolute(loaded.resolve(path))?;
-        }
-        if let Some(output) = &mut spec.output {
-            *output = std::path::absolute(&output)?;
-        }
-        let SubmitOptions { priority, again, idempotency_key } = options;
-        let new = NewJob { job: serde_json::to_value(&spec)?, priority: *priority, again: *again };
+        let (spec, files) = match upload {
+            true => self.upload(&loaded)?,
+            false => (with_whole_paths(&loaded)?, BTreeMap::new()),
+        };
+        let new = NewJob { job: serde_json::to_value(&spec)?, priority: *priority, again: *again, files };
         let mut request = self.authorized(self.agent.post(format!("{}/v1/jobs", self.url)));
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);

@@ -24,7 +24,7 @@ fn the_least_job_has_defaults() {
     let spec = parse(JOB, &[]).unwrap();
     assert_eq!((spec.budget.metric, spec.search.until), (Metric::Top1, Until::Budget));
     assert_eq!((spec.search.max_trials, spec.measure.latency.runs), (100, 50));
-    assert_eq!(Job { spec, folder: "/x".into() }.output(), Path::new("qtuned-out/a"));
+    assert_eq!(Job { spec, folder: "/x".into(), root: None }.output(), Path::new("qtuned-out/a"));
 }
 
 #[test]
@@ -64,6 +64,7 @@ fn mistakes_name_the_place_and_what_was_expected() {
         swap("budget:", "search: {max_trials: 1}\nbudget:"),
         swap("budget:", "search: {max_time: soon}\nbudget:"),
         swap("budget:", "search: {strategy: clever}\nbudget:"),
+        swap("budget:", "search: {seed: -1}\nbudget:"),
         swap("budget:", "sensitivity: {samples: 0}\nbudget:"),
         swap("budget:", "measure: {latency: {batch: 0}}\nbudget:"),
         swap("budget:", "measure: {latency: {threads: 1.5}}\nbudget:"),
@@ -84,15 +85,30 @@ fn mistakes_name_the_place_and_what_was_expected() {
 #[test]
 fn every_shipped_config_is_a_job() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-    let mut names: Vec<String> = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let job = load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(path.file_stem().unwrap().to_str(), Some(job.spec.name.as_str()));
-        names.push(job.spec.name);
-    }
-    names.sort();
-    assert_eq!(names, ["efficientnet-lite0", "fashion-mnist", "mobilenet-v2", "resnet-50"]);
+    let named = |folder: &Path| -> Vec<String> {
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut names: Vec<String> = paths
+            // The rest is for clusters: tests/cluster_files.sh.
+            .filter(|path| path.extension().is_some_and(|e| e == "yaml") && !path.ends_with("kubernetes-job.yaml"))
+            .map(|path| {
+                let job = load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
+                assert_eq!(path.file_stem().unwrap().to_str(), Some(job.spec.name.as_str()));
+                job.spec.name
+            })
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(named(&folder), ["efficientnet-lite0", "fashion-mnist", "mobilenet-v2", "resnet-50"]);
+    let cases = [
+        "efficientnet-lite0-half-range",
+        "efficientnet-lite0-per-tensor",
+        "mobilenet-v2-a-fifth",
+        "mobilenet-v2-half-a-point",
+        "mobilenet-v2-per-tensor",
+        "resnet-50-a-fifth",
+    ];
+    assert_eq!(named(&folder.join("cases")), cases);
 }
 
 #[test]

@@ -337,7 +337,8 @@ fn what_cannot_be_read_is_named() {
         ),
         (
             "'': {weight: {bits: 4}}",
-            "\"\": weight.bits: unknown field `bits`, expected one of `dtype`, `qscheme`, `quant_min`, `quant_max`",
+            "\"\": weight.bits: unknown field `bits`, expected one of `dtype`, `qscheme`, `quant_min`, `quant_max`, \
+             `bias_correction`",
         ),
         (
             "module_name_object_type_order: [[features, Conv, null]]",
@@ -368,11 +369,13 @@ fn qconfig() -> impl Strategy<Value = Option<QConfig>> {
         },
     );
     let scheme = prop_oneof![Just(WeightScheme::PerTensorSymmetric), Just(WeightScheme::PerChannelSymmetric)];
-    let weight = (scheme, bound(), bound()).prop_map(|(qscheme, quant_min, quant_max)| WeightSpec {
+    let weight = (scheme, bound(), bound(), any::<bool>());
+    let weight = weight.prop_map(|(qscheme, quant_min, quant_max, bias_correction)| WeightSpec {
         dtype: WeightDtype::Qint8,
         qscheme,
         quant_min,
         quant_max,
+        bias_correction,
     });
     prop::option::of((activation, weight).prop_map(|(activation, weight)| QConfig { activation, weight }))
 }

@@ -22,7 +22,9 @@ const wait = (ms, signal) =>
 /** What the server refused, as a person reads it. */
 class Refusal extends Error {
   constructor(response, problem) {
-    super(problem.detail ?? problem.title ?? `the server answered ${response.status}`);
+    const place = problem.line ? `line ${problem.line}, ` : "";
+    const field = problem.field ? `${problem.field}: ` : "";
+    super(`${place}${field}${problem.detail ?? problem.title ?? `the server answered ${response.status}`}`);
     this.status = response.status;
   }
 }
@@ -66,7 +68,8 @@ async function* events(path, signal) {
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof Refusal) throw error;
+      // Too many streams are open: one may have ended by the next time.
+      if (error instanceof Refusal && error.status !== 429) throw error;
     }
     await wait(2000, signal);
   }
@@ -83,13 +86,60 @@ async function save(path, name) {
 
 const badge = (state) => h("span", { className: `badge ${state}` }, state);
 
+/** Where a job is typed, pasted or taken from a file. */
+function submission() {
+  const text = h("textarea", { id: "job", rows: "16", spellcheck: "false", required: true });
+  const wrong = h("p", { className: "error", role: "alert", hidden: true });
+  const button = h("button", { type: "submit" }, "Submit");
+  const fill = async ({ target }) => {
+    if (target.files[0]) text.value = await target.files[0].text();
+  };
+  const submit = async (event) => {
+    event.preventDefault();
+    wrong.hidden = button.disabled = true;
+    status.textContent = "Reading the model and the data …";
+    try {
+      const headers = { "Content-Type": "application/yaml" };
+      const job = await json("/v1/jobs", { method: "POST", headers, body: text.value });
+      location.hash = `#/jobs/${job.id}`;
+    } catch (error) {
+      wrong.textContent = error.message;
+      wrong.hidden = false;
+    }
+    status.textContent = "";
+    button.disabled = false;
+  };
+  return h(
+    "details",
+    { className: "submission" },
+    h("summary", {}, "Submit a job"),
+    h(
+      "form",
+      { onsubmit: submit },
+      h("label", { for: "job" }, "The job, in YAML. The files that it names are those of the server."),
+      text,
+      wrong,
+      h(
+        "div",
+        { className: "tools" },
+        button,
+        h("label", {}, "or take it from ", h("input", { type: "file", accept: ".yaml,.yml", onchange: fill })),
+      ),
+    ),
+  );
+}
+
 async function showList(before, signal) {
   const table = h("div");
-  page.replaceChildren(h("h1", {}, "Jobs"), h("section", { className: "jobs" }, table));
+  const paused = h("p", { className: "error", role: "status", hidden: true });
+  page.replaceChildren(h("h1", {}, "Jobs"), paused, h("section", { className: "jobs" }, table, submission()));
   let shown;
   while (!signal.aborted) {
     if (document.visibilityState === "visible") {
       const { jobs, next } = await json(`/v1/jobs${before ? `?before=${before}` : ""}`, { signal });
+      const ready = await fetch("/readyz", { signal });
+      paused.hidden = ready.ok;
+      if (!ready.ok) paused.textContent = (await ready.json()).detail;
       const text = JSON.stringify(jobs);
       if (text !== shown) {
         shown = text;
@@ -149,7 +199,7 @@ async function showList(before, signal) {
             : h(
                 "p",
                 { className: "empty" },
-                "No jobs yet. Submit one with ",
+                "No jobs yet. Submit one here, or with ",
                 h("code", {}, "qtuned submit job.yaml"),
                 ".",
               ),
@@ -164,8 +214,9 @@ async function showList(before, signal) {
 async function showJob(id, signal) {
   const holder = h("div");
   const live = h("div", { className: "live" });
-  page.replaceChildren(live, holder);
   const base = `/v1/jobs/${encodeURIComponent(id)}`;
+  const actions = new Actions(base);
+  page.replaceChildren(h("div", { className: "doing" }, live, actions.box), holder, actions.log);
   const view = new JobView(holder, {
     downloads: ({ job }) =>
       ["report.html", "trials.csv", "groups.csv", "trials.svg", "groups.svg", "report.json"].map((file) => ({
@@ -177,6 +228,7 @@ async function showJob(id, signal) {
   const fetched = async () => {
     const report = await json(`${base}/report`, { signal });
     view.update(report);
+    actions.update(report.job.state);
     document.title = `${report.job.name} · qtuned`;
     return report.job.state;
   };
@@ -203,6 +255,50 @@ async function showJob(id, signal) {
     live.replaceChildren();
   };
   if (!TERMINAL.includes(state)) await Promise.all([listen(), redraw()]);
+}
+
+/** What can be done to a job, and what it logged. */
+class Actions {
+  constructor(base) {
+    this.base = base;
+    const button = (text, what) => h("button", { type: "button", onclick: () => this.act(what) }, text);
+    this.cancel = button("Cancel", "cancel");
+    this.retry = button("Try again", "retry");
+    this.lines = h("pre", { className: "log", tabindex: "0", "aria-label": "Log" });
+    this.box = h("div", { className: "tools" }, this.cancel, this.retry);
+    this.log = h(
+      "section",
+      {},
+      h("details", { ontoggle: ({ target }) => target.open && this.read() }, h("summary", {}, "Log"), this.lines),
+    );
+  }
+
+  update(state) {
+    this.cancel.hidden = TERMINAL.includes(state);
+    this.retry.hidden = !["failed", "cancelled", "interrupted"].includes(state);
+    this.box.hidden = this.cancel.hidden && this.retry.hidden;
+  }
+
+  async act(what) {
+    try {
+      await ask(`${this.base}/${what}`, { method: "POST" });
+      // A job that is tried again is followed again.
+      if (what === "retry") show();
+    } catch (error) {
+      status.textContent = error.message;
+    }
+  }
+
+  async read() {
+    try {
+      const lines = await json(`${this.base}/logs?limit=10000`);
+      this.lines.textContent = lines
+        .map(({ time_ms: ms, level, message }) => `${new Date(ms).toISOString()} ${level} ${message}`)
+        .join("\n");
+    } catch (error) {
+      this.lines.textContent = error.message;
+    }
+  }
 }
 
 /** What a running job is doing, in words and as a bar. */

@@ -139,6 +139,12 @@ export class JobView {
       section("About this job", null, this.facts, this.links),
     );
     root.replaceChildren(this.head, this.body);
+    // Names are shorter where there is less room.
+    matchMedia("(max-width: 639px)").addEventListener("change", () => {
+      if (!this.report) return;
+      drawTrials(this);
+      drawGroups(this);
+    });
   }
 
   /** Shows this report; nothing happens when it is the one that is shown. */
@@ -219,6 +225,15 @@ export class JobView {
                 ? `at least ${score(budget.metric, budget.least_score)}`
                 : `drop ${points(best.score_drop)} of ${points(budget.max_drop)}${budget.drop === "relative" ? " (relative)" : ""}`,
             ),
+            ...this.report.finalists
+              .filter((finalist) => finalist.trial === best.number && finalist.bound !== null)
+              .map((finalist) =>
+                tile(
+                  finalist.holds ? "Certified drop" : "Not certified",
+                  `≤ ${points(finalist.bound)}`,
+                  `at ${budget.confidence * 100} %: ${finalist.lost} lost, ${finalist.won} won of ${finalist.total.toLocaleString()}`,
+                ),
+              ),
             tile("Weights", bytes(best.weight_bytes), `fp32 ${bytes(fp32.weight_bytes)}`),
             tile("Layers in fp32", String(best.fp32_groups.length), `of ${fp32.fp32_groups.length}`),
             tile("Trials", String(trials.length), chosen ? (FINISHES[job.finish] ?? "") : "so far"),
@@ -248,7 +263,7 @@ export class JobView {
   }
 
   drawFacts() {
-    const { job, model, budget, trials, qtuned, rank_by: rankBy } = this.report;
+    const { job, model, budget, trials, qtuned, ranking, rank_by: rankBy } = this.report;
     const fact = (name, text) => h("div", {}, h("dt", {}, name), h("dd", {}, text));
     const machines = [
       ...new Map(
@@ -267,6 +282,10 @@ export class JobView {
         or(trials[0]?.total, (total) => total.toLocaleString()),
       ),
       fact("Layers ranked by", `${KINDS.find(({ id }) => id === rankBy)?.name ?? rankBy} SQNR`),
+      fact(
+        "The ranking told what layers won",
+        or(ranking, ({ correlation, pairs }) => `rank correlation ${correlation.toFixed(2)} over ${plural(pairs, "pair")}`),
+      ),
       fact(
         "Latency taken on",
         machines.length

@@ -216,7 +216,12 @@ export function drawTrialTable(view) {
               trial.interval && trial.interval.map((end) => (end * 100).toFixed(2)).join("–"),
             ),
         },
-        { name: "Drop", value: by("score_drop"), show: (trial) => or(trial.score_drop, points) },
+        {
+          name: "Drop",
+          value: by("score_drop"),
+          // A trial that was stopped lost this at least.
+          show: (trial) => (trial.complete ? or(trial.score_drop, points) : or(trial.drop_low, (low) => `≥ ${points(low)}`)),
+        },
         {
           name: "Median, ms",
           value: by("median_ns"),

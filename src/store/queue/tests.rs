@@ -47,7 +47,14 @@ async fn bench() -> Bench {
 }
 
 fn submission(name: &str) -> Submission {
-    Submission { lock: lock(name, 0.1), model: "{}".into(), priority: 0, again: false, idempotency_key: None }
+    Submission {
+        lock: lock(name, 0.1),
+        model: "{}".into(),
+        upload: None,
+        priority: 0,
+        again: false,
+        idempotency_key: None,
+    }
 }
 
 impl Bench {

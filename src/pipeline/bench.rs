@@ -1,0 +1,272 @@
+//! Measuring one qconfig: its metric, its latency, and what is recorded of them.
+
+use candle_core::Tensor;
+
+use super::{
+    Ledger, Opened, PipelineError, Progress, Stage, TrialFacts,
+    keys::{stopped_key, trial_key},
+    run::pool,
+};
+use crate::{
+    cancel::Cancel,
+    dataset::{Dataset, Part},
+    engine::{Plan, input_tensor},
+    evaluate::{self, Enough, Evaluation, Gate, Latency, LatencyError, Metric, Protocol, Samples, Score},
+    graph::GroupId,
+    job::JobSpec,
+    kernels::Kernels,
+    ptq::{Calibrated, Converted, LoadSample, SampleError},
+    quant::{GroupParameters, QConfigFile},
+    search::{Budget, DropInterval, DropKind, GroupTime, Key, Trial},
+    sensitivity::{self, Gain},
+};
+
+/// One part of the data as the network reads it.
+pub struct SplitSamples<'a> {
+    /// The data.
+    pub dataset: &'a Dataset,
+    /// Which part of it.
+    pub part: Part,
+    /// Places in the part, in the order they are seen; `None` for its own order.
+    pub order: Option<&'a [usize]>,
+}
+
+impl SplitSamples<'_> {
+    fn place(&self, index: usize) -> usize {
+        self.order.and_then(|order| order.get(index).copied()).unwrap_or(index)
+    }
+}
+
+impl Samples for SplitSamples<'_> {
+    fn len(&self) -> usize {
+        self.dataset.len(self.part)
+    }
+
+    fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError> {
+        let sample = self.dataset.load(self.part, self.place(index))?;
+        let x = input_tensor(sample.input, 1, [sample.height, sample.width, sample.channels])?;
+        Ok((x, sample.label))
+    }
+
+    fn name(&self, index: usize) -> String {
+        let index = self.place(index);
+        self.dataset.labels(self.part).nth(index).map_or_else(|| index.to_string(), |(name, _)| name.to_owned())
+    }
+}
+
+/// What all trials of a run share.
+pub(super) struct Bench<'a> {
+    pub(super) opened: &'a Opened,
+    pub(super) pool: &'a rayon::ThreadPool,
+    pub(super) kernels: Kernels,
+    pub(super) calibrated: &'a Calibrated,
+    /// In which the samples of the search split are seen.
+    pub(super) order: &'a [usize],
+    pub(super) progress: &'a dyn Progress,
+    pub(super) cancel: &'a Cancel,
+}
+
+impl Bench<'_> {
+    /// Measures the starting qconfig with `fp32` in fp32, or finds it in the ledger, and records it as the next trial.
+    ///
+    /// The first two trials, fp32 and all of the starting qconfig, see every sample, for they are what others are
+    /// compared with. The others end as soon as they are surely outside the budget, and then have no latency.
+    pub(super) fn trial(
+        &self,
+        trials: &[Trial],
+        fp32: &[GroupId],
+        ledger: &mut dyn Ledger,
+        reference: &mut Option<Vec<Vec<f32>>>,
+    ) -> Result<Trial, PipelineError> {
+        let (number, spec) = (trials.len(), &self.opened.spec.budget);
+        let (budget, confidence) = (spec.budget(), spec.confidence);
+        let converted = self.calibrated.convert_without(&self.opened.qconfigs, fp32);
+        let whole = trial_key(self.opened, &converted);
+        let stopped = stopped_key(&whole, &budget, confidence);
+        let baseline = trials.first().map(|trial| &trial.evaluation);
+        let may_stop = baseline.filter(|_| number >= 2);
+        let mut known = ledger.trial(&whole)?;
+        if known.is_none() && may_stop.is_some() {
+            known = ledger.trial(&stopped)?;
+        }
+        let mut trial = match known {
+            Some(known) => Trial { fp32_groups: fp32.to_vec(), ..known },
+            None => {
+                let group = back(trials, fp32).map(|id| self.opened.groups.get(id).id.clone());
+                self.progress.stage(Stage::Evaluate { trial: number, group }, Some(self.order.len() as u64));
+                let outside =
+                    |seen: &[bool]| may_stop.is_some_and(|baseline| budget.surely_outside(baseline, seen, confidence));
+                let enough: Option<&Enough<'_>> = if may_stop.is_some() { Some(&outside) } else { None };
+                let evaluation = self.evaluate(&converted.plan, reference, enough)?;
+                let all_seen = evaluation.score.total() == self.order.len() as u64;
+                Trial {
+                    key: if all_seen { whole } else { stopped },
+                    fp32_groups: fp32.to_vec(),
+                    int8_groups: converted.quantization.iter().flatten().count(),
+                    evaluation,
+                    latency: None,
+                    weight_bytes: converted.plan.weight_bytes(),
+                    activation_bytes: converted.plan.activation_bytes(),
+                }
+            }
+        };
+        if number == 0 {
+            check_baseline(&budget, &trial.evaluation.score)?;
+        }
+        let protocol = protocol(&self.opened.spec);
+        let here = evaluate::fingerprint(self.kernels, protocol);
+        // Latencies taken elsewhere do not compare with those of this run; the store keeps them.
+        let elsewhere = trial.latency.as_ref().is_none_or(|l| l.fingerprint != here);
+        if elsewhere && trial.evaluation.score.total() == self.order.len() as u64 {
+            self.progress.stage(Stage::Latency { trial: number }, None);
+            trial.latency = self.latency(&converted.plan, protocol)?;
+        }
+        let drop = DropInterval::of(baseline.unwrap_or(&trial.evaluation), &trial.evaluation, confidence);
+        let facts = self.facts(number, &trial, drop, &converted);
+        ledger.record_trial(number, &trial, &facts)?;
+        self.progress.trial(number, &trial, &facts);
+        Ok(trial)
+    }
+
+    /// What each group takes in all of the starting qconfig and in fp32, measured or found in the ledger. A step that does
+    /// an addition for a convolution counts for the convolution.
+    pub(super) fn group_times(
+        &self,
+        start: &Converted,
+        key: &Key,
+        ledger: &mut dyn Ledger,
+    ) -> Result<Vec<GroupTime>, PipelineError> {
+        if let Some(known) = ledger.group_times(key)? {
+            return Ok(known);
+        }
+        self.progress.stage(Stage::Times, None);
+        let (fp32, protocol) = (self.calibrated.engine().fp32_plan(), protocol(&self.opened.spec));
+        let x = self.latency_input(protocol)?;
+        let measure = || evaluate::step_times(&[&start.plan, &fp32], &x, protocol, self.cancel);
+        let pool = pool(protocol.threads)?;
+        let times = pool.install(measure)?;
+        let mut of_groups = vec![GroupTime { int8_ns: 0.0, fp32_ns: 0.0 }; self.opened.groups.len()];
+        for (index, (plan, times)) in [&start.plan, &fp32].into_iter().zip(&times).enumerate() {
+            for (step, ns) in plan.steps().iter().zip(times) {
+                let Some(id) = self.opened.groups.of_node(step.node) else { continue };
+                let time = &mut of_groups[id.0];
+                *(if index == 0 { &mut time.int8_ns } else { &mut time.fp32_ns }) += ns;
+            }
+        }
+        ledger.record_group_times(key, &of_groups)?;
+        Ok(of_groups)
+    }
+
+    /// What each group that is still quantized wins when it is in fp32 beside `fp32`.
+    pub(super) fn gains(
+        &self,
+        fp32: &[GroupId],
+        samples: usize,
+        load: &LoadSample<'_>,
+    ) -> Result<Vec<Gain>, PipelineError> {
+        let mut base = self.opened.qconfigs.clone();
+        fp32.iter().for_each(|id| base[id.0] = None);
+        let _gate = Gate::compute(self.cancel)?;
+        Ok(self.pool.install(|| sensitivity::gains(self.calibrated, &base, samples, load, self.cancel))?)
+    }
+
+    /// The metric over the search split, to the last sample or until `enough` are seen.
+    pub(super) fn evaluate(
+        &self,
+        plan: &Plan,
+        reference: &mut Option<Vec<Vec<f32>>>,
+        enough: Option<&Enough<'_>>,
+    ) -> Result<Evaluation, PipelineError> {
+        let samples = SplitSamples { dataset: &self.opened.dataset, part: Part::Search, order: Some(self.order) };
+        self.evaluate_on(&samples, plan, reference, enough)
+    }
+
+    /// The metric over these samples; `reference` keeps the outputs of fp32 on them, where the metric needs them.
+    pub(super) fn evaluate_on(
+        &self,
+        samples: &SplitSamples<'_>,
+        plan: &Plan,
+        reference: &mut Option<Vec<Vec<f32>>>,
+        enough: Option<&Enough<'_>>,
+    ) -> Result<Evaluation, PipelineError> {
+        let metric = self.opened.spec.budget.metric;
+        let _gate = Gate::compute(self.cancel)?;
+        if matches!(metric, Metric::Agreement | Metric::Sqnr) && reference.is_none() {
+            let fp32 = self.calibrated.engine().fp32_plan();
+            *reference = Some(self.pool.install(|| evaluate::outputs(&fp32, samples, self.cancel))?);
+        }
+        let advance = |done: u64, correct: Option<u64>| self.progress.advance(done, correct);
+        let reference = reference.as_deref();
+        let measure = || evaluate::evaluate(plan, samples, metric, reference, enough, self.cancel, &advance);
+        Ok(self.pool.install(measure)?)
+    }
+
+    /// What latencies are taken on: the first sample that calibrates, repeated.
+    fn latency_input(&self, protocol: Protocol) -> Result<Tensor, PipelineError> {
+        let sample = self.opened.dataset.load(Part::Calibrate, 0)?;
+        let shape = [sample.height, sample.width, sample.channels];
+        let several = sample.input.repeat(protocol.batch);
+        Ok(input_tensor(several, protocol.batch, shape).map_err(LatencyError::from)?)
+    }
+
+    fn latency(&self, candidate: &Plan, protocol: Protocol) -> Result<Option<Latency>, PipelineError> {
+        let x = self.latency_input(protocol)?;
+        let fp32 = self.calibrated.engine().fp32_plan();
+        Ok(evaluate::latency(candidate, &fp32, &x, self.kernels, protocol, self.cancel)?)
+    }
+
+    fn facts(&self, number: usize, trial: &Trial, drop: Option<DropInterval>, converted: &Converted) -> TrialFacts {
+        let groups = &self.opened.groups;
+        let mapping = self.opened.spec.qconfig.with_fp32(groups, &trial.fp32_groups);
+        let parameters = groups.ids().map(|id| match (&self.opened.qconfigs[id.0], &converted.quantization[id.0]) {
+            (Some(qconfig), Some(q)) => {
+                let weight = self.calibrated.engine().quantized_weight(id, q);
+                let scales = weight.as_ref().map(|w| &w.scales.scales[..]);
+                GroupParameters::int8(&groups.get(id).id, qconfig, &q.inputs, &q.output, scales, q.bias.as_deref())
+            }
+            _ => GroupParameters::fp32(&groups.get(id).id),
+        });
+        TrialFacts {
+            fp32_names: trial.fp32_groups.iter().map(|id| groups.get(*id).id.clone()).collect(),
+            drop,
+            // A mapping of names to plain values always has a JSON form.
+            qconfig_json: serde_json::to_string(&mapping).unwrap_or_default(),
+            file: QConfigFile {
+                job: self.opened.spec.name.clone(),
+                model_sha256: self.opened.hashes.model.clone(),
+                trial: number,
+                score: trial.evaluation.score.value(),
+                mapping: mapping.clone(),
+                groups: parameters.collect(),
+            },
+        }
+    }
+}
+
+/// The group by which these differ from the groups of the last trial, if it is one more.
+fn back(trials: &[Trial], fp32: &[GroupId]) -> Option<GroupId> {
+    let before = &trials.get(1..)?.last()?.fp32_groups;
+    let more: Vec<GroupId> = fp32.iter().copied().filter(|id| !before.contains(id)).collect();
+    let grown = before.iter().all(|id| fp32.contains(id));
+    more.first().copied().filter(|_| grown && more.len() == 1)
+}
+
+/// Least share of samples that fp32 must get right for a drop relative to it.
+const LEAST_BASELINE: f64 = 0.01;
+
+/// A drop relative to a score near 0 is noise over noise.
+fn check_baseline(budget: &Budget, fp32: &Score) -> Result<(), PipelineError> {
+    match (budget, *fp32) {
+        (Budget::Drop { relative: DropKind::Relative, .. }, Score::Count { correct, total })
+            if (correct as f64) < LEAST_BASELINE * total as f64 || correct == 0 =>
+        {
+            Err(PipelineError::Baseline { correct, total })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn protocol(spec: &JobSpec) -> Protocol {
+    let latency = &spec.measure.latency;
+    Protocol { batch: latency.batch, threads: latency.threads, warmup: latency.warmup, runs: latency.runs }
+}

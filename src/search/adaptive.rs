@@ -1,0 +1,50 @@
+//! The group that wins most under the present qconfig, ranked anew after each step.
+
+use super::{
+    History, Step, Strategy,
+    history::{with, without},
+};
+use crate::confidence::Pairs;
+
+/// Groups that are added at once, at most.
+const STRIDE: usize = 8;
+
+pub(super) struct Adaptive;
+
+impl Strategy for Adaptive {
+    fn next(&self, history: &History<'_>) -> Option<Step> {
+        if history.is_enough() {
+            return None;
+        }
+        let all = history.worst(history.ranking.len());
+        let mut fp32 = Vec::new();
+        // The last set on the way that was measured: its size and its drop.
+        let mut last: Option<(usize, f64)> = None;
+        let mut left = 1;
+        // Groups are added one by one, each the best with those before it in fp32; some of the sets are measured.
+        loop {
+            if let Some(trial) = history.find(&fp32) {
+                let drop = Pairs::of(&history.baseline.evaluation.correct, &trial.evaluation.correct).drop();
+                left = last
+                    .map_or(1, |(size, before)| stride(history, drop, (before - drop) / (fp32.len() - size) as f64));
+                last = Some((fp32.len(), drop));
+            }
+            let Some(gains) = history.gains(&fp32) else { return Some(Step::Rank(fp32)) };
+            fp32 = with(&fp32, gains.first()?.group);
+            left -= 1;
+            if without(&all, &fp32).is_empty() {
+                return None;
+            }
+            if left == 0 && history.find(&fp32).is_none() {
+                return Some(Step::Measure(fp32));
+            }
+        }
+    }
+}
+
+/// How many groups to add before the next trial: half of those that it takes if each wins as much as the last did.
+fn stride(history: &History<'_>, drop: f64, won_by_each: f64) -> usize {
+    let fp32 = &history.baseline.evaluation.score;
+    let excess = drop - (fp32.value() - history.budget.least(fp32));
+    if won_by_each > 0.0 { ((excess / won_by_each / 2.0) as usize).clamp(1, STRIDE) } else { 1 }
+}

@@ -1,0 +1,165 @@
+//! The budget, and where a trial's drop lies.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    confidence::{MeanSequence, Pairs},
+    evaluate::{Evaluation, Score},
+};
+
+/// How far the score may fall from fp32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// Largest drop of a counted metric.
+    Drop {
+        /// As a fraction: 0.01 is one point.
+        max_drop: f64,
+        /// Of what.
+        relative: DropKind,
+    },
+    /// Least SQNR of the output, in dB.
+    MinDb(f64),
+}
+
+/// What a drop is a fraction of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropKind {
+    /// All samples.
+    #[default]
+    Absolute,
+    /// The samples that fp32 gets right.
+    Relative,
+}
+
+impl Budget {
+    /// Whether a score is within the budget of an fp32 score. Drops are decided on integer counts, on the whole split:
+    /// `fp32 − candidate <= max_drop · total` (absolute) or `… · fp32` (relative). A score on a part of the samples is
+    /// outside: that is why the others were not seen.
+    pub fn allows(&self, fp32: &Score, candidate: &Score) -> bool {
+        match (*self, *fp32, *candidate) {
+            (
+                Budget::Drop { max_drop, relative },
+                Score::Count { correct: base, total },
+                Score::Count { correct, total: seen },
+            ) => seen == total && base as f64 - correct as f64 <= samples(max_drop, relative, base, total),
+            (Budget::MinDb(least), _, Score::Decibel { value, .. }) => value >= least,
+            _ => false,
+        }
+    }
+
+    /// Whether a candidate is surely outside the budget on the whole split, after the samples it was right or wrong on in
+    /// the order in which fp32 saw them, with this confidence however often one asks.
+    pub fn surely_outside(&self, fp32: &Evaluation, candidate: &[bool], confidence: f64) -> bool {
+        let (Budget::Drop { max_drop, relative }, Score::Count { correct: base, total }) = (*self, fp32.score) else {
+            return false;
+        };
+        let most = samples(max_drop, relative, base, total).floor();
+        sequence(&fp32.correct, candidate, confidence).is_above(most / total.max(1) as f64)
+    }
+
+    /// The least score that is within the budget of an fp32 score.
+    pub fn least(&self, fp32: &Score) -> f64 {
+        match *self {
+            Budget::Drop { max_drop, relative: DropKind::Absolute } => fp32.value() - max_drop,
+            Budget::Drop { max_drop, relative: DropKind::Relative } => fp32.value() * (1.0 - max_drop),
+            Budget::MinDb(least) => least,
+        }
+    }
+}
+
+/// How many samples may be lost and not won. 0.01 · 5000 must allow 50: room for the rounding of f64 only.
+fn samples(max_drop: f64, relative: DropKind, base: u64, total: u64) -> f64 {
+    let of = match relative {
+        DropKind::Absolute => total,
+        DropKind::Relative => base,
+    };
+    max_drop * of as f64 * (1.0 + 1e-12)
+}
+
+/// The drop of a trial from fp32 on the whole search split, as fractions of its samples.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DropInterval {
+    /// On the samples seen.
+    pub seen: f64,
+    /// The drop on the whole split is not below this,
+    pub low: f64,
+    /// and not above this.
+    pub high: f64,
+}
+
+impl DropInterval {
+    /// Where the drop of `candidate` lies, with this confidence, when `fp32` saw the whole split in the same order.
+    /// `None` for metrics that do not count.
+    pub fn of(fp32: &Evaluation, candidate: &Evaluation, confidence: f64) -> Option<DropInterval> {
+        let Score::Count { total, .. } = fp32.score else { return None };
+        let seen = Pairs::of(&fp32.correct, &candidate.correct);
+        if seen.total >= total {
+            return Some(DropInterval { seen: seen.drop(), low: seen.drop(), high: seen.drop() });
+        }
+        let (low, high) = sequence(&fp32.correct, &candidate.correct, confidence).interval();
+        // A drop is a whole number of samples; room for the rounding of f64 only.
+        let total = total as f64;
+        let (low, high) = ((low * total - 1e-6).ceil() / total, (high * total + 1e-6).floor() / total);
+        Some(DropInterval { seen: seen.drop(), low, high })
+    }
+}
+
+/// What is known of the mean of the differences fp32 − candidate, sample by sample.
+fn sequence(fp32: &[bool], candidate: &[bool], confidence: f64) -> MeanSequence {
+    let mut sequence = MeanSequence::new(fp32.len(), [-1.0, 1.0], confidence);
+    fp32.iter().zip(candidate).for_each(|(&a, &b)| sequence.push(f64::from(a) - f64::from(b)));
+    sequence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_decided_on_counts() {
+        let score = |correct, total| Score::Count { correct, total };
+        let absolute = Budget::Drop { max_drop: 0.01, relative: DropKind::Absolute };
+        assert!(absolute.allows(&score(4600, 5000), &score(4550, 5000)));
+        assert!(!absolute.allows(&score(4600, 5000), &score(4549, 5000)));
+        assert!(absolute.allows(&score(4600, 5000), &score(4700, 5000)));
+        let relative = Budget::Drop { max_drop: 0.1, relative: DropKind::Relative };
+        assert!(relative.allows(&score(10, 100), &score(9, 100)));
+        assert!(!relative.allows(&score(10, 100), &score(8, 100)));
+        assert_eq!((absolute.least(&score(90, 100)), relative.least(&score(10, 20))), (0.89, 0.45));
+        let db = |value| Score::Decibel { value, total: 5 };
+        assert!(Budget::MinDb(20.0).allows(&db(f64::INFINITY), &db(20.0)));
+        assert!(!Budget::MinDb(20.0).allows(&db(f64::INFINITY), &db(19.9)));
+    }
+
+    fn evaluation(correct: Vec<bool>) -> Evaluation {
+        let right = correct.iter().filter(|c| **c).count() as u64;
+        let score = Score::Count { correct: right, total: correct.len() as u64 };
+        Evaluation { score, correct, seconds: 0.0 }
+    }
+
+    #[test]
+    fn what_is_surely_outside_needs_no_more_samples() {
+        let budget = Budget::Drop { max_drop: 0.01, relative: DropKind::Absolute };
+        let fp32 = evaluation(vec![true; 1000]);
+        // Every fifth is lost.
+        let lost: Vec<bool> = (0..1000).map(|i| i % 5 != 0).collect();
+        let sure = |seen: usize| budget.surely_outside(&fp32, &lost[..seen], 0.95);
+        assert!(!sure(10) && sure(200) && sure(1000));
+        let partial = evaluation(lost[..200].to_vec());
+        let interval = DropInterval::of(&fp32, &partial, 0.95).unwrap();
+        assert!(interval.low > 0.01 && interval.low < 0.2 && interval.high > 0.2, "{interval:?}");
+        let whole = DropInterval::of(&fp32, &evaluation(lost.clone()), 0.95).unwrap();
+        assert_eq!((whole.seen, whole.low, whole.high), (0.2, 0.2, 0.2));
+        // A trial that was stopped is outside, whatever its score.
+        assert!(!budget.allows(&fp32.score, &evaluation(vec![true; 500]).score));
+        // Exactly what is allowed is not outside; one more is.
+        let drop = |n: usize| -> Vec<bool> { (0..1000).map(|i| i % 90 != 0 || i >= 90 * n).collect() };
+        assert!(!budget.surely_outside(&fp32, &drop(10), 0.95) && budget.surely_outside(&fp32, &drop(11), 0.95));
+        assert!(!Budget::MinDb(20.0).surely_outside(&fp32, &lost, 0.95));
+        let relative = Budget::Drop { max_drop: 0.02, relative: DropKind::Relative };
+        let half = evaluation((0..1000).map(|i| i % 2 == 0).collect());
+        let minus = |n: usize| -> Vec<bool> { (0..1000).map(|i| i % 2 == 0 && (i % 90 != 0 || i >= 90 * n)).collect() };
+        assert!(!relative.surely_outside(&half, &minus(10), 0.95) && relative.surely_outside(&half, &minus(11), 0.95));
+    }
+}

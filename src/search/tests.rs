@@ -1,0 +1,159 @@
+use super::*;
+use crate::evaluate::Score;
+
+const BUDGET: Budget = Budget::Drop { max_drop: 0.01, relative: DropKind::Absolute };
+
+fn ids(ids: &[usize]) -> Vec<GroupId> {
+    ids.iter().map(|&i| GroupId(i)).collect()
+}
+
+fn measured(fp32_groups: Vec<GroupId>, groups: usize, correct: u64) -> Trial {
+    Trial {
+        key: Key([0; 32]),
+        int8_groups: groups - fp32_groups.len(),
+        fp32_groups,
+        evaluation: Evaluation {
+            score: Score::Count { correct, total: 100 },
+            correct: (0..100).map(|i| i < correct).collect(),
+            seconds: 2.0,
+        },
+        latency: None,
+        weight_bytes: 0,
+        activation_bytes: 0,
+    }
+}
+
+fn search(strategy: StrategyKind, groups: usize, refine: bool) -> Search {
+    // Worst first: the last group of the network, then the others in their order.
+    let ranking = std::iter::once(groups - 1).chain(0..groups - 1).map(GroupId).collect();
+    let limits = Limits { until: Until::Budget, max_trials: 100, max_seconds: None };
+    Search { ranking, budget: BUDGET, limits, strategy, refine }
+}
+
+/// Plays a search against a network of which `right` says how many samples are right with these groups in fp32, and
+/// `wins` how much a further group wins. Gives the sets that were measured, and why it ended.
+fn play(
+    search: &Search,
+    right: &dyn Fn(&[GroupId]) -> u64,
+    wins: &dyn Fn(GroupId) -> f64,
+) -> (Vec<Vec<GroupId>>, Finish) {
+    let (mut trials, mut ranked): (Vec<Trial>, Vec<Ranked>) = (Vec::new(), Vec::new());
+    let groups = search.ranking.len();
+    for _ in 0..1000 {
+        let proposal = search.propose(&trials, &ranked);
+        // The same facts, the same proposal.
+        assert_eq!(proposal, search.propose(&trials, &ranked));
+        match proposal {
+            Proposal::Measure(fp32) => {
+                assert!(fp32.is_sorted(), "{fp32:?}");
+                assert!(trials.iter().all(|t| t.fp32_groups != fp32), "{fp32:?} is measured twice");
+                let correct = right(&fp32);
+                trials.push(measured(fp32, groups, correct));
+            }
+            Proposal::Rank(fp32) => {
+                assert!(ranked.iter().all(|r| r.fp32 != fp32), "{fp32:?} is ranked twice");
+                let left = (0..groups).map(GroupId).filter(|group| !fp32.contains(group));
+                let mut gains: Vec<Gain> = left.map(|group| Gain { group, output: wins(group) }).collect();
+                gains.sort_by(|a, b| b.output.total_cmp(&a.output));
+                ranked.push(Ranked { fp32, gains });
+            }
+            Proposal::Finished(finish) => {
+                return (trials.into_iter().map(|t| t.fp32_groups).collect(), finish);
+            }
+        }
+    }
+    panic!("the search does not end");
+}
+
+fn holds(fp32: &[GroupId], group: usize) -> bool {
+    fp32.contains(&GroupId(group))
+}
+
+#[test]
+fn greedy_takes_the_worst_group_back_until_within_the_budget() {
+    let search = search(StrategyKind::Greedy, 4, false);
+    let right = |fp32: &[GroupId]| 85 + 5 * u64::from(fp32.len() == 4) + 2 * fp32.len().min(3) as u64;
+    let (sets, finish) = play(&search, &right, &|_| 0.0);
+    assert_eq!(sets, [ids(&[0, 1, 2, 3]), ids(&[]), ids(&[3]), ids(&[0, 3]), ids(&[0, 1, 3])]);
+    assert_eq!(finish, Finish::Exhausted);
+    let right = |fp32: &[GroupId]| if fp32.len() >= 2 { 90 } else { 80 };
+    let (sets, finish) = play(&search, &right, &|_| 0.0);
+    assert_eq!((sets.len(), finish), (4, Finish::WithinBudget));
+}
+
+#[test]
+fn limits_end_a_search() {
+    let mut greedy = search(StrategyKind::Greedy, 3, false);
+    let right = |fp32: &[GroupId]| if fp32.len() == 3 { 90 } else { 10 };
+    greedy.limits.max_trials = 3;
+    assert_eq!(play(&greedy, &right, &|_| 0.0), (vec![ids(&[0, 1, 2]), ids(&[]), ids(&[2])], Finish::MaxTrials));
+    greedy.limits = Limits { until: Until::Budget, max_trials: 100, max_seconds: Some(5.0) };
+    assert_eq!(play(&greedy, &right, &|_| 0.0).1, Finish::MaxTime);
+    greedy.limits = Limits { until: Until::Exhausted, max_trials: 100, max_seconds: None };
+    let (sets, finish) = play(&greedy, &|_| 90, &|_| 0.0);
+    assert_eq!((sets.len(), finish), (4, Finish::Exhausted));
+}
+
+#[test]
+fn bisect_needs_few_trials_for_a_long_chain() {
+    let search = search(StrategyKind::Bisect, 64, false);
+    for enough in [1, 2, 3, 5, 8, 13, 31, 40, 63] {
+        let right = |fp32: &[GroupId]| if fp32.len() >= enough { 90 } else { 70 };
+        let (sets, finish) = play(&search, &right, &|_| 0.0);
+        assert!(sets.iter().any(|set| set.len() == enough), "{enough}: {sets:?}");
+        assert_eq!(finish, Finish::WithinBudget, "{enough}");
+        assert!(sets.len() <= 2 + 2 * 6 + 1, "{enough}: {} trials", sets.len());
+    }
+    let (sets, finish) = play(&search, &|fp32| if fp32.len() == 64 { 90 } else { 70 }, &|_| 0.0);
+    assert_eq!(finish, Finish::Exhausted, "{sets:?}");
+}
+
+#[test]
+fn bisect_looks_at_the_neighbour_of_the_last_that_failed() {
+    // Nine are enough, ten are not, eleven and more are: more groups are not always better.
+    let right = |fp32: &[GroupId]| if fp32.len() == 9 || fp32.len() >= 11 { 90 } else { 70 };
+    let (sets, finish) = play(&search(StrategyKind::Bisect, 20, false), &right, &|_| 0.0);
+    let sizes: Vec<usize> = sets[2..].iter().map(Vec::len).collect();
+    assert_eq!((&sizes[..], finish), (&[1, 2, 4, 8, 16, 12, 10, 11, 9][..], Finish::WithinBudget));
+}
+
+#[test]
+fn adaptive_follows_the_gains_and_skips_ahead() {
+    // Only group 2 matters, which the ranking has in the middle.
+    let only = |fp32: &[GroupId]| if holds(fp32, 2) { 90 } else { 80 };
+    let wins = |group: GroupId| if group.0 == 2 { 30.0 } else { 20.0 - group.0 as f64 };
+    let (sets, finish) = play(&search(StrategyKind::Adaptive, 6, false), &only, &wins);
+    assert_eq!(sets[2..], [ids(&[2])]);
+    assert_eq!(finish, Finish::WithinBudget);
+    // Each group wins one sample of thirty that are missing: the sets grow faster than one by one.
+    let slow = |fp32: &[GroupId]| 60 + fp32.len().min(30) as u64;
+    let (sets, finish) = play(&search(StrategyKind::Adaptive, 40, false), &slow, &|group| -(group.0 as f64));
+    assert!(sets.len() < 20 && sets.last().is_some_and(|set| (29..33).contains(&set.len())), "{sets:?}");
+    assert_eq!(finish, Finish::WithinBudget);
+    // Nothing is enough.
+    let (_, finish) = play(&search(StrategyKind::Adaptive, 5, false), &|f| if f.len() == 5 { 90 } else { 9 }, &wins);
+    assert_eq!(finish, Finish::Exhausted);
+}
+
+#[test]
+fn refine_puts_back_what_was_not_needed_and_swaps_two_for_one() {
+    // Greedy takes 4, 0, 1, 2; group 2 alone would be enough.
+    let right = |fp32: &[GroupId]| if holds(fp32, 2) { 90 } else { 80 };
+    let (sets, finish) = play(&search(StrategyKind::Greedy, 5, true), &right, &|_| 0.0);
+    assert_eq!(finish, Finish::WithinBudget);
+    assert!(sets.contains(&ids(&[2])), "{sets:?}");
+    // 4 and 0 are enough together, and so is 3 alone, which the ranking has last.
+    let right = |fp32: &[GroupId]| if holds(fp32, 3) || holds(fp32, 4) && holds(fp32, 0) { 90 } else { 80 };
+    let wins = |group: GroupId| f64::from(group.0 == 3);
+    let (sets, _) = play(&search(StrategyKind::Greedy, 5, true), &right, &wins);
+    assert!(sets.contains(&ids(&[0, 4])) && sets.contains(&ids(&[3])), "{sets:?}");
+    // Nothing to refine when everything may stay in int8.
+    assert_eq!(play(&search(StrategyKind::Greedy, 5, true), &|_| 90, &|_| 0.0).0.len(), 2);
+}
+
+#[test]
+fn keys_survive_a_round_trip_as_text() {
+    let key = Key(std::array::from_fn(|i| i as u8 * 7));
+    assert_eq!(key.to_string().parse(), Ok(key));
+    assert_eq!("12".parse::<Key>(), Err(KeyError));
+}
