@@ -27,6 +27,7 @@ mod locations;
 mod lower;
 mod order;
 pub mod proto;
+mod quantized;
 mod rewrite;
 mod site;
 mod tensor;

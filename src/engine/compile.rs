@@ -156,10 +156,7 @@ impl Builder<'_> {
                 Some(window) => Kind::AverageInteger { window, input: q.inputs[0], grid: q.output, low, high },
                 None => {
                     let input = q.inputs[0];
-                    let weight = engine
-                        .weights
-                        .integer(node, group.anchor, &q.weight, input.scale)
-                        .expect("other groups have a weight");
+                    let weight = engine.weights.integer(node, group.anchor, q).expect("other groups have a weight");
                     let own_bias = layer(node).and_then(|l| l.bias);
                     let bias = q.bias.as_deref().or(own_bias);
                     let constants = (weight.packed.sums().iter().enumerate())

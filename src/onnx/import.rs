@@ -21,6 +21,7 @@ use super::{
     lower::{Lowering, Outcome, Step, lowering},
     order,
     proto::{GraphProto, ModelProto, NodeProto, data_type},
+    quantized,
     rewrite::{self, Rewrite},
     site::{Budget, Form, Input, Refusal, Site, Slot},
     tensor,
@@ -46,6 +47,7 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxE
     let mut proto = ModelProto::decode(bytes).map_err(OnnxError::Decode)?;
     let opset = opset(&proto)?;
     let mut file = proto.graph.take().ok_or_else(|| OnnxError::Model("the file has no graph".to_owned()))?;
+    quantized::strip(&mut file, folder)?;
     let entry = input::entry(&file)?;
     let order = order::live_nodes(&file)?;
     let mut external = External::new(folder, Sha256::new_with_prefix(bytes));
