@@ -7,6 +7,7 @@
 mod compile;
 mod kind;
 mod run;
+mod tensors;
 mod weights;
 mod workspace;
 
@@ -14,7 +15,6 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-pub(crate) use compile::carries;
 pub use run::Seen;
 pub use weights::QuantizedWeight;
 
@@ -33,6 +33,8 @@ pub struct GroupQuantization {
     pub output: Affine,
     /// How its weight is quantized; unused by groups without one.
     pub weight: WeightSpec,
+    /// Scales of its weight, one or one an output channel, where they are given; else they follow from the weight.
+    pub scales: Option<Arc<[f32]>>,
     /// One entry an output channel, in place of the layer's own; `None` for that.
     pub bias: Option<Arc<[f32]>>,
 }
@@ -189,7 +191,7 @@ impl Engine {
     /// A group's weight as it is quantized; `None` for groups without one.
     pub fn quantized_weight(&self, group: GroupId, q: &GroupQuantization) -> Option<Arc<QuantizedWeight>> {
         let anchor = self.groups.get(group).anchor;
-        self.weights.integer(self.graph.node(anchor), anchor, &q.weight, q.inputs.first()?.scale)
+        self.weights.integer(self.graph.node(anchor), anchor, q)
     }
 
     /// Output channels of a group that has a weight.

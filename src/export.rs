@@ -15,6 +15,7 @@
 //! * What only the changed nodes read is left out.
 
 mod external;
+mod imported;
 mod layer;
 mod lists;
 mod opset;
@@ -25,6 +26,7 @@ use std::{io, path::Path, path::PathBuf};
 
 use prost::Message;
 
+pub use imported::imported;
 pub use lists::{Tool, list};
 
 use crate::{
@@ -90,6 +92,19 @@ impl Exported {
     }
 }
 
+/// Whose rules the file follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Those of ONNX Runtime, which others accept too: whatever must stay in fp32 is kept from its optimizer.
+    #[default]
+    OnnxRuntime,
+    /// OpenVINO's: layers without quantized weights stay in fp32 by themselves.
+    OpenVino,
+    /// TensorRT's: activations in s8 with zero point 0, biases in fp32, and nothing between QuantizeLinear and
+    /// DequantizeLinear. Where a qconfig leaves out the lowest integer, the file does not.
+    TensorRt,
+}
+
 /// What keeps a model from being exported.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
@@ -138,7 +153,7 @@ pub enum ExportError {
 }
 
 /// The file with the groups quantized as `file` says, which `restored` was made of. `data_name` is the name of the file
-/// of external data, used where the original has such data.
+/// of external data, used where the original has such data. The file follows the rules of `target`.
 ///
 /// # Errors
 /// A node that ONNX cannot express so, an operator set that cannot be raised, or external data that cannot be read.
@@ -146,15 +161,20 @@ pub fn qdq(
     source: &Source<'_>,
     file: &QConfigFile,
     restored: &Converted,
+    target: Target,
     data_name: &str,
 ) -> Result<Exported, ExportError> {
     let mut proto = ModelProto::decode(source.bytes).map_err(|_| ExportError::Source)?;
     let quantized = rewrite::quantized(source, file, restored);
     let mut probes = Vec::new();
     if !quantized.is_empty() {
+        let nodes = proto.graph.iter().flat_map(|graph| &graph.node);
+        if nodes.into_iter().any(|node| node.op_type == "DequantizeLinear") {
+            return Err(ExportError::Model("the model is quantized already".to_owned()));
+        }
         opset::raise(&mut proto, source.model)?;
         let graph = proto.graph.take().ok_or(ExportError::Source)?;
-        let (graph, written) = rewrite::rewrite(source, graph, &quantized)?;
+        let (graph, written) = rewrite::rewrite(source, graph, &quantized, target)?;
         (proto.graph, probes) = (Some(graph), written);
         // Initializers that are no inputs, and the types of integers, are of IR version 4.
         proto.ir_version = proto.ir_version.max(4);

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::{
     cancel::{Cancel, Cancelled},
-    engine::{Engine, EngineError, GroupQuantization, Plan, carries},
+    engine::{Engine, EngineError, GroupQuantization, Plan},
     graph::{Graph, GroupId, Groups, ValueId},
     kernels::Kernels,
     quant::{
@@ -134,13 +134,25 @@ pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, Restore
         if inputs.len() != group.inputs.len() {
             return Err(wrong("it has another number of inputs"));
         }
-        let bias = written.weight.as_ref().map(|w| &w.bias[..]).filter(|bias| !bias.is_empty());
         let channels = engine.quantized_channels(group);
+        let scales = match (&written.weight, channels) {
+            (Some(weight), Some(channels)) => {
+                if weight.scales.len() != 1 && weight.scales.len() != channels {
+                    return Err(wrong("it has another number of scales than its weight has output channels"));
+                }
+                if !weight.scales.iter().all(|scale| scale.is_normal() && *scale > 0.0) {
+                    return Err(wrong("a scale of its weight is not above 0"));
+                }
+                Some(weight.scales.clone().into())
+            }
+            _ => None,
+        };
+        let bias = written.weight.as_ref().map(|w| &w.bias[..]).filter(|bias| !bias.is_empty());
         if bias.is_some_and(|bias| Some(bias.len()) != channels || bias.iter().any(|b| !b.is_finite())) {
             return Err(wrong("its bias is not one finite number an output channel"));
         }
         let bias = bias.map(Arc::from);
-        quantization.push(Some(GroupQuantization { inputs, output, weight: qconfig.weight, bias }));
+        quantization.push(Some(GroupQuantization { inputs, output, weight: qconfig.weight, scales, bias }));
     }
     Ok(Converted { plan: engine.plan(&quantization), quantization })
 }
@@ -293,9 +305,10 @@ impl Calibrated {
                     let bias = self.corrected_bias(id, &qconfig.weight, inputs.first());
                     let output = self.grid(group.output, &qconfig.activation);
                     written[group.output.0] = Some(output);
-                    quantization[id.0] = Some(GroupQuantization { inputs, output, weight: qconfig.weight, bias });
+                    let weight = qconfig.weight;
+                    quantization[id.0] = Some(GroupQuantization { inputs, output, weight, scales: None, bias });
                 }
-                None if carries(&node.op) => written[node.output.0] = written[node.inputs[0].0],
+                None if node.op.carries() => written[node.output.0] = written[node.inputs[0].0],
                 _ => {}
             }
         }

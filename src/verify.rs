@@ -42,6 +42,8 @@ pub struct Certificate {
     pub fp32: Accuracy,
     /// Share of the samples that the qconfig gets right, by qtuned.
     pub int8: Accuracy,
+    /// The exported file, read again by qtuned.
+    pub reread: Reread,
     /// The exported file in another engine.
     pub engine: Option<Comparison>,
     /// What does not hold; none when the engines behave the same.
@@ -74,6 +76,23 @@ pub struct Accuracy {
     pub top1: f64,
     /// Where the ratio lies with 95 % confidence.
     pub interval: Option<(f64, f64)>,
+}
+
+/// The exported file, read again and run by qtuned, against the original in the qconfig.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Reread {
+    /// Samples whose outputs are the same, bit for bit.
+    pub same: u64,
+    /// Samples seen.
+    pub total: u64,
+}
+
+impl Reread {
+    /// Of these outputs and those that they should be.
+    pub fn of(outputs: &[Vec<f32>], expected: &[Vec<f32>]) -> Reread {
+        let same = outputs.iter().zip(expected).filter(|(a, b)| a == b).count() as u64;
+        Reread { same, total: expected.len() as u64 }
+    }
 }
 
 /// Another engine against qtuned's, on the same samples.
@@ -314,6 +333,11 @@ pub fn latency(
 impl Certificate {
     /// Notes what does not hold between the engines.
     pub fn judge(&mut self, tolerance: Tolerance) {
+        let Reread { same, total } = self.reread;
+        if same != total {
+            self.problems
+                .push(format!("the exported file, read again, gives the same outputs for {same} of {total} samples"));
+        }
         let Some(engine) = &self.engine else { return };
         let difference = (engine.accuracy.top1 - self.int8.top1).abs();
         if engine.agreement < tolerance.agreement {

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{Global, source::source};
 use crate::{
     engine::Engine,
-    export::Source,
+    export::{self, Source},
     graph::Groups,
     job::{JobLock, JobSpec},
     kernels::Kernels,
@@ -27,8 +27,8 @@ use crate::{
 #[derive(Args, Debug)]
 pub(super) struct DeploymentArgs {
     /// A job, by its id, its name or the folder of its results; the latest when none is given. Or a model and its
-    /// qconfig
-    #[arg(value_name = "JOB | MODEL.onnx QCONFIG.yaml", num_args = 0..=2)]
+    /// qconfig, or a model that is quantized already
+    #[arg(value_name = "JOB | MODEL.onnx [QCONFIG.yaml]", num_args = 0..=2)]
     what: Vec<String>,
 
     /// Number of the trial of a job; the chosen one when not given
@@ -68,6 +68,10 @@ impl DeploymentArgs {
             [model, qconfig] => match self.trial {
                 Some(_) => bail!("--trial is for a job; {qconfig} holds one qconfig alone"),
                 None => Named::file(Path::new(qconfig), model.into(), None),
+            },
+            [model] if Path::new(model).extension().is_some_and(|end| end == "onnx") => match self.trial {
+                Some(_) => bail!("--trial is for a job; {model} holds one qconfig alone"),
+                None => Named::quantized(Path::new(model)),
             },
             [folder] if Path::new(folder).join("job.lock.yaml").is_file() => self.of_folder(folder.as_ref()),
             job => self.of_job(global, job.first().map(String::as_str)),
@@ -110,12 +114,21 @@ impl Named {
         Ok(Named { qconfig, place: path.display().to_string(), model, spec })
     }
 
+    /// The qconfig in a file of QuantizeLinear and DequantizeLinear.
+    fn quantized(path: &Path) -> Result<Named> {
+        let (bytes, model) = read_model(path)?;
+        let digest = Key(model.digest).to_string();
+        let Some(found) = export::imported(&bytes, &model, &Groups::of(&model.graph), &digest)? else {
+            bail!("{} has no qconfig in it: it quantizes nothing", path.display());
+        };
+        let place = path.display().to_string();
+        Ok(Named { qconfig: serde_yaml::to_string(&found)?, place, model: path.to_owned(), spec: None })
+    }
+
     /// Reads the model, and checks that the qconfig is one of it.
     pub(super) fn read(self) -> Result<Deployment> {
         let Named { qconfig: text, place, model: path, spec } = self;
-        let bytes = fs::read(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
-        let model = onnx::import(&bytes, Some(folder_of(&path)))
-            .with_context(|| format!("failed to import `{}`", path.display()))?;
+        let (bytes, model) = read_model(&path)?;
         let qconfig: QConfigFile = parse_yaml(&text, &place)?;
         if qconfig.model_sha256 != Key(model.digest).to_string() {
             bail!("{place}: this qconfig was measured on another model than {}", path.display());
@@ -168,6 +181,14 @@ impl Qconfig {
             Qconfig::Mapping(mapping) => mapping,
         }
     }
+}
+
+/// A model and the bytes of its file.
+pub(super) fn read_model(path: &Path) -> Result<(Vec<u8>, Model)> {
+    let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    let model = onnx::import(&bytes, Some(folder_of(path)))
+        .with_context(|| format!("failed to import `{}`", path.display()))?;
+    Ok((bytes, model))
 }
 
 /// The folder that a file is in.

@@ -12,7 +12,7 @@ use super::{
     format, print, print_json,
 };
 use crate::{
-    export::{self, Tool},
+    export::{self, Target, Tool},
     output,
     quant::Precision,
 };
@@ -27,7 +27,8 @@ use crate::{
   qtuned export -o best.qconfig.yaml
   qtuned export mobilenet-v2 --trial 4 > trial-4.qconfig.yaml
   qtuned export mobilenet-v2 --format onnx -o mobilenet-v2.int8.onnx
-  qtuned export model.onnx best.qconfig.yaml --format onnx
+  qtuned export model.onnx best.qconfig.yaml --format onnx --target openvino
+  qtuned export model.int8.onnx > model.qconfig.yaml
   qtuned export qtuned-out/mobilenet-v2 --format torch -o qconfig_mapping.json")]
 pub(super) struct ExportArgs {
     #[command(flatten)]
@@ -36,6 +37,10 @@ pub(super) struct ExportArgs {
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::Qconfig, value_name = "FORMAT")]
     format: Format,
+
+    /// The engine whose rules an ONNX file follows
+    #[arg(long, value_enum, default_value_t = Engine::Onnxruntime, value_name = "ENGINE")]
+    target: Engine,
 
     /// The file to write; standard output when not given, and for ONNX MODEL.int8.onnx
     #[arg(short, long, value_name = "FILE")]
@@ -56,6 +61,16 @@ enum Format {
     Onnxruntime,
     /// Neural Compressor's op_name_dict
     NeuralCompressor,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Engine {
+    /// Also what other engines accept
+    Onnxruntime,
+    /// Without what keeps ONNX Runtime's optimizer from quantizing more
+    Openvino,
+    /// s8 with zero point 0, as the preset `tensorrt` has; biases in fp32
+    Tensorrt,
 }
 
 pub(super) fn run(global: &Global, args: &ExportArgs) -> Result<()> {
@@ -87,7 +102,12 @@ fn onnx(global: &Global, args: &ExportArgs, deployment: &Deployment) -> Result<(
     let name = path.file_name().context("the file to write has no name")?;
     let data_name = format!("{}.data", name.to_string_lossy());
     let (_, restored) = deployment.restore()?;
-    let exported = export::qdq(&deployment.source(), &deployment.qconfig, &restored, &data_name)?;
+    let target = match args.target {
+        Engine::Onnxruntime => Target::OnnxRuntime,
+        Engine::Openvino => Target::OpenVino,
+        Engine::Tensorrt => Target::TensorRt,
+    };
+    let exported = export::qdq(&deployment.source(), &deployment.qconfig, &restored, target, &data_name)?;
     let mut written = vec![path.clone()];
     let mut bytes = exported.model.len() as u64;
     if let Some(data) = &exported.data {

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, bail};
@@ -11,19 +12,21 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Global,
-    deployment::{Deployment, DeploymentArgs},
+    deployment::{Deployment, DeploymentArgs, read_model},
     format, print, print_json,
 };
 use crate::{
     cancel::Cancel,
     dataset::{Dataset, Part},
-    engine::Plan,
+    engine::{Engine, Plan},
     evaluate::{Gate, Protocol, fingerprint, outputs},
-    export::{self, Exported},
+    export::{self, Exported, Target},
+    graph::Groups,
     job, output,
     pipeline::SplitSamples,
+    ptq,
     search::Key,
-    verify::{self, Accuracy, Certificate, Comparison, Hashes, LayerComparison, OnnxRuntime, Tolerance},
+    verify::{self, Accuracy, Certificate, Comparison, Hashes, LayerComparison, OnnxRuntime, Reread, Tolerance},
 };
 
 /// Check that a quantized network behaves where it is deployed as it was measured
@@ -48,7 +51,7 @@ pub(super) struct VerifyArgs {
 
     /// The engine that runs the exported file
     #[arg(long, value_enum, value_name = "ENGINE")]
-    engine: Option<Engine>,
+    engine: Option<Peer>,
 
     /// The library of ONNX Runtime
     #[arg(long, value_name = "FILE", env = "ORT_DYLIB_PATH", default_value = "libonnxruntime.so")]
@@ -67,8 +70,11 @@ pub(super) struct VerifyArgs {
     output: PathBuf,
 }
 
+/// Name of the file of external data of the exported model.
+const DATA: &str = "model.onnx.data";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Engine {
+enum Peer {
     /// ONNX Runtime on the CPU
     Onnxruntime,
 }
@@ -90,12 +96,24 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     let (fp32, _) = accuracy(&engine.fp32_plan())?;
     let (int8, ours) = accuracy(&restored.plan)?;
     let folder = Folder::new()?;
-    let exported = export::qdq(&deployment.source(), &deployment.qconfig, &restored, "model.onnx.data")?;
+    let exported = export::qdq(&deployment.source(), &deployment.qconfig, &restored, Target::OnnxRuntime, DATA)?;
+    let files = folder.write(&exported)?;
+    let reread = {
+        let (bytes, model) = read_model(&files.0)?;
+        let groups = Arc::new(Groups::of(&model.graph));
+        let qconfig = export::imported(&bytes, &model, &groups, &Key(model.digest).to_string())?;
+        let engine = Engine::new(Arc::new(model.graph), groups, engine.kernels());
+        let plan = match qconfig {
+            Some(qconfig) => ptq::restore(&engine, &qconfig).context("the exported file")?.plan,
+            None => engine.fp32_plan(),
+        };
+        Reread::of(&accuracy(&plan)?.1, &ours)
+    };
     let comparison = match args.engine {
         None => None,
-        Some(Engine::Onnxruntime) => {
+        Some(Peer::Onnxruntime) => {
             let runtime = OnnxRuntime::load(&args.library)?;
-            let (model, probed) = folder.write(&exported)?;
+            let (model, probed) = files;
             let mut comparison = verify::compare(&runtime, &model, &samples, &labels, &ours, &cancel)?;
             comparison.layers =
                 verify::compare_layers(&runtime, &probed, &exported, (&restored, &deployment.groups), &samples)?;
@@ -123,6 +141,7 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
         fingerprint: fingerprint(engine.kernels(), protocol),
         fp32,
         int8,
+        reread,
         engine: comparison,
         problems: Vec::new(),
         warnings,
@@ -180,7 +199,7 @@ impl Folder {
         output::write(&model, &exported.model)?;
         output::write(&probed, &exported.probed()?)?;
         if let Some(data) = &exported.data {
-            output::write(&self.0.join("model.onnx.data"), data)?;
+            output::write(&self.0.join(DATA), data)?;
         }
         Ok((model, probed))
     }
@@ -202,6 +221,8 @@ fn told(certificate: &Certificate, path: &Path) -> String {
         rows.push(row(engine.name, engine.accuracy, engine.engine_ns));
     }
     let mut text = format::table(&["", ">top-1", ">median"], rows);
+    let Reread { same, .. } = certificate.reread;
+    text += &format!("the exported file, read again, gives the same bits on {same} of {total} samples\n");
     if let Some(Comparison { agree, agreement, largest_difference, sqnr_db, layers, .. }) = &certificate.engine {
         let worst = layers.iter().min_by(|a, b| a.equal.total_cmp(&b.equal));
         text += &format!(

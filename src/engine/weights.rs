@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
+use super::GroupQuantization;
 use crate::{
     graph::{Node, NodeId, Op, Window},
     kernels::{Geometry, Kernels, PackedFloat, PackedInteger},
@@ -39,7 +40,7 @@ impl QuantizedWeight {
 
 /// The grid of a weight depends on its input's scale only where a bias raised a channel, but the key may as well
 /// always hold it: within a job a group's input scale hardly changes.
-type IntegerKey = (NodeId, WeightSpec, u32);
+type IntegerKey = (NodeId, WeightSpec, u32, Option<Vec<u32>>);
 
 /// All packed weights of an engine.
 #[derive(Debug)]
@@ -65,14 +66,14 @@ impl PackedWeights {
         &self,
         node: &Node,
         id: NodeId,
-        spec: &WeightSpec,
-        input_scale: f32,
+        quantization: &GroupQuantization,
     ) -> Option<Arc<QuantizedWeight>> {
-        let layer = layer(node)?;
-        let key = (id, *spec, input_scale.to_bits());
+        let (layer, input) = (layer(node)?, quantization.inputs.first()?);
+        let given = quantization.scales.as_ref().map(|scales| scales.iter().map(|scale| scale.to_bits()).collect());
+        let key = (id, quantization.weight, input.scale.to_bits(), given);
         // Packing under the lock: two threads that want the same weight must not both make it.
         let mut packed = self.integer.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || Arc::new(quantize(self.kernels, &layer, spec, input_scale));
+        let make = || Arc::new(quantize(self.kernels, &layer, quantization, input.scale));
         Some(packed.entry(key).or_insert_with(make).clone())
     }
 }
@@ -126,10 +127,18 @@ pub(super) fn corrected_bias(node: &Node, spec: &WeightSpec, input_scale: f32, m
     (means.len() == geometry.in_channels).then(|| weight.chunks(row).enumerate().map(shift).collect())
 }
 
-fn quantize(kernels: Kernels, layer: &Layer<'_>, spec: &WeightSpec, input_scale: f32) -> QuantizedWeight {
+fn quantize(
+    kernels: Kernels,
+    layer: &Layer<'_>,
+    quantization: &GroupQuantization,
+    input_scale: f32,
+) -> QuantizedWeight {
     let &Layer { geometry, weight, bias } = layer;
-    let channels = geometry.out_channels;
-    let scales = WeightScales::of(weight, bias, channels, input_scale, spec);
+    let (channels, spec) = (geometry.out_channels, &quantization.weight);
+    let scales = match &quantization.scales {
+        Some(given) => WeightScales::given(given, channels, spec),
+        None => WeightScales::of(weight, bias, channels, input_scale, spec),
+    };
     let row = (weight.len() / channels.max(1)).max(1);
     let mut energies = Energies::default();
     let mut integers = Vec::with_capacity(weight.len());

@@ -1,7 +1,7 @@
 //! Weights and biases of layers in integers, in the layout of the file.
 
 use super::{
-    ExportError,
+    ExportError, Target,
     rewrite::{Quantized, Rewrite},
     tensors,
 };
@@ -24,8 +24,11 @@ fn parameters(node: &Node) -> Option<(&Constant, Option<&[f32]>)> {
 /// Scales of a layer's weight.
 pub(super) fn scales(node: &Node, quantization: &GroupQuantization) -> Option<WeightScales> {
     let (weight, bias) = parameters(node)?;
-    let input = quantization.inputs.first()?;
-    Some(WeightScales::of(&weight.data, bias, *weight.dims.first()?, input.scale, &quantization.weight))
+    let (input, channels) = (quantization.inputs.first()?, *weight.dims.first()?);
+    Some(match &quantization.scales {
+        Some(given) => WeightScales::given(given, channels, &quantization.weight),
+        None => WeightScales::of(&weight.data, bias, channels, input.scale, &quantization.weight),
+    })
 }
 
 impl Quantized<'_> {
@@ -124,12 +127,12 @@ impl Rewrite<'_> {
         let dims = vec![bias.len() as i64];
         let quantized = self.names.value(&format!("{base}_quantized"));
         let integers = bias.iter().enumerate().map(|(channel, &b)| scales.quantize_bias(channel, b, input.scale));
-        let read = if steps.iter().all(|step| step.is_normal()) {
+        let read = if steps.iter().all(|step| step.is_normal()) && self.target != Target::TensorRt {
             self.initializers.push(tensors::ints(quantized.clone(), dims, &integers.collect::<Vec<_>>()));
             let stored = if one.is_per_channel() { &steps[..] } else { steps.get(..1).unwrap_or_default() };
             self.dequantize(&base, quantized, data_type::INT32, stored, 0, reader)
         } else {
-            // Steps too small for an f32: the bias in f32 is the same number.
+            // Steps too small for an f32, or an engine that takes no integers here: the bias in f32 is as good.
             self.initializers.push(tensors::floats(quantized.clone(), dims, bias));
             quantized
         };
@@ -206,8 +209,7 @@ impl Rewrite<'_> {
 
     /// QuantizeLinear before operator set 19 reads and writes f32 alone.
     fn check_float(&self, anchor: crate::graph::NodeId, weight: &str) -> Result<(), ExportError> {
-        let tensor = self.file.initializer.iter().find(|tensor| tensor.name == weight);
-        match tensor.map(|tensor| tensor.data_type) {
+        match self.types.get(weight).copied() {
             Some(element_type) if element_type != data_type::FLOAT => {
                 Err(self.refuse(anchor, "has a weight that is not 32-bit float; only 32-bit models are exported"))
             }

@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 
 use super::{ExportError, Source};
 use crate::{
-    engine::carries,
     graph::{Group, GroupId, NodeId, Op, module_path},
     onnx::proto::{GraphProto, ModelProto},
     ptq::Converted,
@@ -41,7 +40,9 @@ pub fn list(source: &Source<'_>, file: &QConfigFile, restored: &Converted, tool:
     let qconfigs = file.mapping.resolve(source.groups).map_err(|error| ExportError::Model(error.to_string()))?;
     let quantized = |(qconfig, q): (Option<QConfig>, &Option<_>)| qconfig.filter(|_| q.is_some());
     let qconfigs = qconfigs.into_iter().zip(&restored.quantization).map(quantized).collect();
-    let lists = Lists { source, proto, qconfigs, restored };
+    let mut names: HashMap<String, usize> = HashMap::new();
+    proto.node.iter().for_each(|node| *names.entry(node.name.clone()).or_default() += 1);
+    let lists = Lists { source, names, proto, qconfigs, restored };
     match tool {
         Tool::Torch => lists.torch(),
         Tool::Nncf => lists.nncf(),
@@ -52,6 +53,8 @@ pub fn list(source: &Source<'_>, file: &QConfigFile, restored: &Converted, tool:
 
 struct Lists<'a> {
     source: &'a Source<'a>,
+    /// How many nodes of the file have a name.
+    names: HashMap<String, usize>,
     proto: GraphProto,
     /// `None` for groups in fp32.
     qconfigs: Vec<Option<QConfig>>,
@@ -72,7 +75,7 @@ impl Lists<'_> {
     fn name(&self, node: NodeId) -> Result<String, ExportError> {
         let origin = self.source.model.origins.get(node.0).and_then(|origin| origin.first());
         let name = origin.and_then(|&at| self.proto.node.get(at)).map(|node| node.name.as_str()).unwrap_or_default();
-        match self.proto.node.iter().filter(|node| node.name == name).count() {
+        match self.names.get(name).copied().unwrap_or(0) {
             _ if name.is_empty() => Err(self.refuse(node, "has no name in the file by which a list could name it")),
             1 => Ok(name.to_owned()),
             _ => Err(self.refuse(node, "has a name in the file that other nodes have too")),
@@ -147,7 +150,7 @@ impl Lists<'_> {
             let node = NodeId(index);
             let fp32 = match self.source.groups.of_node(node) {
                 Some(group) => self.qconfigs[group.0].is_none(),
-                None => !carries(&graph.node(node).op),
+                None => !graph.node(node).op.carries(),
             };
             if fp32 {
                 excluded.push(self.name(node)?);

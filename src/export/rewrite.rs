@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{ExportError, Probe, Source, tensors};
+use super::{ExportError, Probe, Source, Target, tensors};
 use crate::{
     engine::GroupQuantization,
     graph::{Group, GroupId, NodeId},
@@ -11,7 +11,7 @@ use crate::{
         proto::{GraphProto, NodeProto, TensorProto, data_type},
     },
     ptq::Converted,
-    quant::{ActivationDtype, Affine, QConfigFile, WeightScales},
+    quant::{ActivationDtype, Affine, QConfigFile, TensorParameters, WeightScales},
 };
 
 /// A group that runs in integers.
@@ -40,6 +40,7 @@ pub(super) fn quantized<'a>(source: &Source<'a>, file: &QConfigFile, restored: &
 /// A file while it is rewritten.
 pub(super) struct Rewrite<'a> {
     pub(super) source: &'a Source<'a>,
+    pub(super) target: Target,
     pub(super) file: GraphProto,
     pub(super) names: Names,
     /// Names of values that depend on the network's input.
@@ -55,8 +56,13 @@ pub(super) struct Rewrite<'a> {
     /// What a DequantizeLinear behind a group writes.
     dequantized: HashMap<String, Dequantized>,
     /// Pairs put before groups: what they quantize, on which grid, and what the last writes.
-    pairs: Vec<(String, Affine, String)>,
+    pairs: HashMap<(String, GridKey), String>,
+    /// Types of the file's constants.
+    pub(super) types: HashMap<String, i32>,
 }
+
+/// Bits of a grid.
+type GridKey = (u32, [u8; 3]);
 
 /// A value that a DequantizeLinear behind a group writes.
 struct Dequantized {
@@ -89,9 +95,10 @@ pub(super) fn rewrite(
     source: &Source<'_>,
     file: GraphProto,
     quantized: &[Quantized<'_>],
+    target: Target,
 ) -> Result<(GraphProto, Vec<Probe>), ExportError> {
     let original = Original { live: live(&file.node, &file), read: read(&file) };
-    let mut rewrite = Rewrite::new(source, file);
+    let mut rewrite = Rewrite::new(source, file, target);
     let mut places = Vec::with_capacity(quantized.len());
     for one in quantized {
         let place = rewrite.layer_and_output(one)?;
@@ -101,8 +108,10 @@ pub(super) fn rewrite(
     for (one, place) in quantized.iter().zip(&places) {
         rewrite.inputs(one, place);
     }
-    let integer: HashSet<usize> = places.iter().map(|place| place.main).collect();
-    rewrite.keep_float(&integer);
+    if target == Target::OnnxRuntime {
+        let integer: HashSet<usize> = places.iter().map(|place| place.main).collect();
+        rewrite.keep_float(&integer);
+    }
     let probe = |(one, place): (&Quantized<'_>, Place)| Probe {
         group: one.id,
         value: place.integers,
@@ -121,7 +130,7 @@ struct Original {
 }
 
 impl<'a> Rewrite<'a> {
-    fn new(source: &'a Source<'a>, file: GraphProto) -> Rewrite<'a> {
+    fn new(source: &'a Source<'a>, file: GraphProto, target: Target) -> Rewrite<'a> {
         let values = file.node.iter().flat_map(|node| &node.output).map(String::as_str);
         let values = values.chain(file.initializer.iter().map(|tensor| tensor.name.as_str()));
         let values = values.chain(file.input.iter().map(|input| input.name.as_str()));
@@ -129,9 +138,11 @@ impl<'a> Rewrite<'a> {
         for node in &file.node {
             names.node(&node.name);
         }
+        let types = file.initializer.iter().map(|tensor| (tensor.name.clone(), tensor.data_type)).collect();
         let count = file.node.len();
         Rewrite {
             source,
+            target,
             computed: computed(&file, &source.model.graph.value(source.model.graph.input).name),
             file,
             names,
@@ -141,7 +152,8 @@ impl<'a> Rewrite<'a> {
             after: vec![Vec::new(); count],
             initializers: Vec::new(),
             dequantized: HashMap::new(),
-            pairs: Vec::new(),
+            pairs: HashMap::new(),
+            types,
         }
     }
 
@@ -151,14 +163,34 @@ impl<'a> Rewrite<'a> {
         ExportError::Node { node: node.name.clone(), op_type: node.op_type.clone(), reason: reason.into() }
     }
 
+    /// Refuses what the target does not run.
+    fn check_target(&self, one: &Quantized<'_>) -> Result<(), ExportError> {
+        if self.target != Target::TensorRt {
+            return Ok(());
+        }
+        for grid in one.quantization.inputs.iter().chain([&one.quantization.output]) {
+            let TensorParameters { zero_point, quant_min, quant_max, .. } = TensorParameters::new(grid, one.dtype);
+            if one.dtype != ActivationDtype::Qint8 || zero_point != 0 || quant_min > -127 || quant_max < 127 {
+                let reason = "has activations that TensorRT does not take: it wants s8 with zero point 0, as the preset \
+                              `tensorrt` has";
+                return Err(self.refuse(one.group.anchor, reason));
+            }
+        }
+        Ok(())
+    }
+
     /// Quantizes a group's weight, and what the group writes.
     fn layer_and_output(&mut self, one: &Quantized<'_>) -> Result<Place, ExportError> {
+        self.check_target(one)?;
         let origins = &self.source.model.origins;
         let anchor = one.group.anchor;
         let whole = || self.refuse(anchor, "is not a node of the file by itself; leave its group in fp32");
         let (&main, folded) = origins.get(anchor.0).and_then(|nodes| nodes.split_first()).ok_or_else(whole)?;
         if main >= self.file.node.len() || folded.iter().any(|&node| node >= self.file.node.len()) {
             return Err(ExportError::Source);
+        }
+        if !self.follow_each_other(main, folded) {
+            return Err(self.refuse(anchor, "is apart from what is folded into it; leave its group in fp32"));
         }
         let inputs: Vec<usize> = (self.file.node[main].input.iter().enumerate())
             .filter(|(_, name)| self.computed.contains(*name))
@@ -193,6 +225,25 @@ impl<'a> Rewrite<'a> {
         Ok(Place { main, inputs, last, integers })
     }
 
+    /// Whether each node in `folded` reads what the one before it writes, the first what `main` writes; nodes that
+    /// change nothing may stand between.
+    fn follow_each_other(&self, main: usize, folded: &[usize]) -> bool {
+        let mut written: HashSet<&String> = self.file.node[main].output.iter().take(1).collect();
+        for &next in folded {
+            for node in &self.file.node {
+                let passes = matches!(node.op_type.as_str(), "Identity" | "Dropout");
+                if passes && node.input.first().is_some_and(|input| written.contains(input)) {
+                    written.extend(node.output.first());
+                }
+            }
+            if !self.file.node[next].input.iter().any(|input| written.contains(input)) {
+                return false;
+            }
+            written = self.file.node[next].output.iter().take(1).collect();
+        }
+        true
+    }
+
     /// Has every node read what has moved.
     fn follow(&mut self) {
         for node in &mut self.file.node {
@@ -213,14 +264,14 @@ impl<'a> Rewrite<'a> {
             if self.dequantized.get(&value).is_some_and(|d| d.grid == grid) {
                 continue;
             }
-            let found = self.pairs.iter().find(|(name, on, _)| *name == value && *on == grid);
-            let dequantized = match found {
-                Some((.., dequantized)) => dequantized.clone(),
+            let key = (value.clone(), (grid.scale.to_bits(), [grid.zero_point, grid.quant_min, grid.quant_max]));
+            let dequantized = match self.pairs.get(&key) {
+                Some(dequantized) => dequantized.clone(),
                 None => {
                     let dequantized = self.names.value(&format!("{value}_DequantizeLinear_Output"));
                     let nodes = self.pair(&value, &value, grid, one.dtype, dequantized.clone());
                     self.before[place.main].extend(nodes);
-                    self.pairs.push((value, grid, dequantized.clone()));
+                    self.pairs.insert(key, dequantized.clone());
                     dequantized
                 }
             };
@@ -228,31 +279,44 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// Has convolutions and linear layers in f32 read what is dequantized with a scale for each channel, all the same.
+    /// Has groups in f32 read what is dequantized with a scale for each channel, all the same.
     ///
-    /// ONNX Runtime quantizes the weight of any `Conv` and `Gemm` between a DequantizeLinear and a QuantizeLinear,
-    /// which would undo what the qconfig says; only a scale that is no single number keeps it from that.
+    /// ONNX Runtime runs whatever is between DequantizeLinear and QuantizeLinear in integers, and quantizes the weights
+    /// of layers there itself, which would undo what the qconfig says; only a scale that is no single number keeps it
+    /// from that.
     fn keep_float(&mut self, integer: &HashSet<usize>) {
+        let groups = self.source.groups.all().iter();
+        let origins = groups.filter_map(|group| self.source.model.origins.get(group.anchor.0)?.first().copied());
+        let float: HashSet<usize> = origins.filter(|node| !integer.contains(node)).collect();
         let producers: HashMap<String, usize> = (self.file.node.iter().enumerate())
             .flat_map(|(at, node)| node.output.iter().map(move |output| (output.clone(), at)))
             .collect();
         for layer in 0..self.file.node.len() {
             let is_layer = matches!(self.file.node[layer].op_type.as_str(), "Conv" | "ConvTranspose" | "Gemm");
-            if !is_layer || integer.contains(&layer) || self.removed.contains(&layer) {
+            if integer.contains(&layer) || self.removed.contains(&layer) || !(is_layer || float.contains(&layer)) {
                 continue;
             }
-            // ONNX Runtime moves a DequantizeLinear behind what only passes values on. Each step goes to an earlier
-            // node, as the graph has no cycles.
-            let mut reader = layer;
-            while let Some(value) = self.file.node[reader].input.first().cloned() {
-                if self.dequantized.contains_key(&value) {
-                    self.file.node[reader].input[0] = self.for_float(&value);
-                    break;
+            for at in 0..self.file.node[layer].input.len() {
+                self.keep_input_float(layer, at, &producers);
+            }
+        }
+    }
+
+    fn keep_input_float(&mut self, layer: usize, at: usize, producers: &HashMap<String, usize>) {
+        // ONNX Runtime moves a DequantizeLinear behind what only passes values on.
+        let (mut reader, mut at) = (layer, at);
+        // Nodes that no output depends on may be in a circle.
+        for _ in 0..self.file.node.len() {
+            let Some(value) = self.file.node[reader].input.get(at).cloned() else { break };
+            if self.dequantized.contains_key(&value) {
+                self.file.node[reader].input[at] = self.for_float(&value);
+                break;
+            }
+            match producers.get(&value) {
+                Some(&before) if PASSES_ON.contains(&self.file.node[before].op_type.as_str()) => {
+                    (reader, at) = (before, 0);
                 }
-                match producers.get(&value) {
-                    Some(&before) if PASSES_ON.contains(&self.file.node[before].op_type.as_str()) => reader = before,
-                    _ => break,
-                }
+                _ => break,
             }
         }
     }
@@ -306,8 +370,8 @@ impl<'a> Rewrite<'a> {
         let name = self.names.node(&format!("{value}_QuantizeLinear"));
         let inputs = vec![input.to_owned(), scale.clone(), zero_point.clone()];
         let mut nodes = vec![tensors::node(name, "QuantizeLinear", inputs, integers.clone())];
-        // One integer less, as symmetric types have, is not worth a node.
-        if number(grid.quant_min) > lowest + 1 || number(grid.quant_max) < highest {
+        let narrow = number(grid.quant_min) > lowest || number(grid.quant_max) < highest;
+        if narrow && self.target != Target::TensorRt {
             let clipped = self.names.value(&format!("{value}_Clip_Output"));
             let mut inputs = vec![integers];
             for (bound, stored) in [("quant_min", grid.quant_min), ("quant_max", grid.quant_max)] {
@@ -408,18 +472,20 @@ fn live(nodes: &[NodeProto], file: &GraphProto) -> HashSet<usize> {
 }
 
 /// Names of the values that depend on `input`.
-fn computed(file: &GraphProto, input: &str) -> HashSet<String> {
+pub(super) fn computed(file: &GraphProto, input: &str) -> HashSet<String> {
+    let mut readers: HashMap<&str, Vec<&NodeProto>> = HashMap::new();
+    // A shape is known without the values.
+    for node in file.node.iter().filter(|node| node.op_type != "Shape") {
+        node.input.iter().for_each(|name| readers.entry(name).or_default().push(node));
+    }
     let mut computed = HashSet::from([input.to_owned()]);
-    // A file in topological order needs one round.
-    loop {
-        let before = computed.len();
-        for node in file.node.iter().filter(|node| node.op_type != "Shape") {
-            if node.input.iter().any(|name| computed.contains(name)) {
-                computed.extend(node.output.iter().filter(|name| !name.is_empty()).cloned());
+    let mut open = vec![input];
+    while let Some(name) = open.pop() {
+        for output in readers.remove(name).into_iter().flatten().flat_map(|node| &node.output) {
+            if !output.is_empty() && computed.insert(output.clone()) {
+                open.push(output);
             }
         }
-        if computed.len() == before {
-            return computed;
-        }
     }
+    computed
 }

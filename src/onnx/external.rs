@@ -44,6 +44,17 @@ pub(crate) struct Region {
     pub(crate) length: u64,
 }
 
+impl Region {
+    /// The bytes.
+    pub(super) fn read(&self) -> Result<Vec<u8>, TensorError> {
+        let mut data = vec![0; usize::try_from(self.length).map_err(|_| TensorError::TooLarge)?];
+        File::open(&self.path)
+            .and_then(|mut file| file.seek(SeekFrom::Start(self.offset)).and_then(|_| file.read_exact(&mut data)))
+            .map_err(|source| TensorError::ExternalRead { path: self.path.clone(), source })?;
+        Ok(data)
+    }
+}
+
 /// Where the data of a tensor is that is kept in a file in `folder`.
 pub(crate) fn region(folder: &Path, tensor: &TensorProto) -> Result<Region, TensorError> {
     let Place { location, offset, length } = Place::parse(&tensor.external_data)?;

@@ -52,7 +52,7 @@ fn hash_network(hasher: &mut Sha256, opened: &Opened, converted: &Converted) {
     hasher.update(NUMERICS_VERSION.to_le_bytes());
     hasher.update(opened.model.digest);
     for quantization in &converted.quantization {
-        let Some(GroupQuantization { inputs, output, weight, bias }) = quantization else {
+        let Some(GroupQuantization { inputs, output, weight, bias, .. }) = quantization else {
             hasher.update([0]);
             continue;
         };

@@ -89,9 +89,14 @@ impl Affine {
     }
 }
 
-/// `m = f32(f64(s_x)·f64(s_w) / f64(s_y))`: turns an s32 sum at scale `s_x·s_w` into steps of `s_y`.
+/// `m = s_x·s_w / s_y`, rounded to f32 after the product and after the division, as ONNX Runtime does: turns an s32 sum
+/// at scale `s_x·s_w` into steps of `s_y`. One last bit here is enough for a deep network to answer otherwise.
 pub fn requantization_multiplier(input: f32, weight: f32, output: f32) -> f32 {
-    (f64::from(input) * f64::from(weight) / f64::from(output)) as f32
+    let product = input * weight;
+    match product.is_normal() {
+        true => product / output,
+        false => (f64::from(input) * f64::from(weight) / f64::from(output)) as f32,
+    }
 }
 
 /// Scales of a weight, one an output channel (all the same when per tensor), and the weight in s8.
@@ -128,6 +133,17 @@ impl WeightScales {
             }
         }
         WeightScales { scales, raised, range: (low, high) }
+    }
+
+    /// These scales, one for all channels or one an output channel.
+    pub fn given(scales: &[f32], channels: usize, spec: &WeightSpec) -> Self {
+        let all = match scales {
+            [one] => vec![*one; channels],
+            scales => scales.to_vec(),
+        };
+        // More than one scale for a weight that should have one are those of channels that a bias raised.
+        let raised = if scales.len() > 1 { (0..channels).collect() } else { Vec::new() };
+        WeightScales { scales: all, raised, range: spec.range() }
     }
 
     /// `clamp(rne(w / s))` of one weight of output channel `channel`.

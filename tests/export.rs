@@ -1,0 +1,327 @@
+//! What is exported, read back: the same qconfig, and the same bits.
+
+use std::{fs, path::Path, sync::Arc};
+
+use candle_core::Tensor;
+use prost::Message;
+use qtuned::{
+    cancel::Cancel,
+    engine::{Engine, input_tensor},
+    export::{self, Exported, Source, Target},
+    graph::Groups,
+    kernels::Kernels,
+    onnx::{
+        self, Model,
+        proto::{
+            AttributeProto, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+            StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+            attribute_type, data_type, dimension_proto::Value,
+        },
+    },
+    ptq,
+    quant::{GroupParameters, Preset, QConfigFile, QConfigMapping},
+    search::Key,
+};
+
+const DEFAULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/datasets/fashion-mnist/model.onnx");
+
+/// Numbers between −1 and 1 that look random.
+fn noise(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn input(model: &Model, seed: u32) -> Tensor {
+    let [c, h, w] = model.graph.value(model.graph.input).shape[..] else { panic!("the input is a picture") };
+    input_tensor(noise(c * h * w, seed), 1, [h, w, c]).unwrap()
+}
+
+/// A model in a qconfig, calibrated on noise, with groups of these indices in fp32.
+struct Quantized {
+    bytes: Vec<u8>,
+    model: Model,
+    groups: Arc<Groups>,
+    file: QConfigFile,
+}
+
+impl Quantized {
+    fn new(bytes: Vec<u8>, folder: &Path, preset: Preset, fp32: &[usize]) -> Quantized {
+        let model = onnx::import(&bytes, Some(folder)).unwrap();
+        let load = |sample: usize| Ok(input(&model, sample as u32));
+        let prepared = ptq::prepare(model.graph.clone(), Kernels::detect().unwrap());
+        let calibrated = prepared.calibrate(4, &load, &Cancel::default(), &|_| ()).unwrap();
+        let groups = Arc::clone(calibrated.engine().groups());
+        let ids: Vec<_> = groups.ids().filter(|id| fp32.contains(&id.0)).collect();
+        let mapping = QConfigMapping::preset(preset).with_fp32(&groups, &ids);
+        let converted = calibrated.convert(&mapping.resolve(&groups).unwrap());
+        let parameters = groups.ids().map(|id| match &converted.quantization[id.0] {
+            None => GroupParameters::fp32(&groups.get(id).id),
+            Some(q) => {
+                let weight = calibrated.engine().quantized_weight(id, q);
+                let scales = weight.as_ref().map(|weight| &weight.scales.scales[..]);
+                GroupParameters::int8(&groups.get(id).id, &preset.qconfig(), &q.inputs, &q.output, scales, None)
+            }
+        });
+        let file = QConfigFile {
+            job: "test".to_owned(),
+            model_sha256: Key(model.digest).to_string(),
+            trial: 1,
+            score: 0.5,
+            groups: parameters.collect(),
+            mapping,
+        };
+        Quantized { bytes, model, groups, file }
+    }
+
+    fn engine(&self) -> Engine {
+        Engine::new(Arc::new(self.model.graph.clone()), Arc::clone(&self.groups), Kernels::detect().unwrap())
+    }
+
+    fn export(&self, folder: &Path) -> Exported {
+        let source = Source { bytes: &self.bytes, folder, model: &self.model, groups: &self.groups };
+        let restored = ptq::restore(&self.engine(), &self.file).unwrap();
+        export::qdq(&source, &self.file, &restored, Target::OnnxRuntime, "model.data").unwrap()
+    }
+
+    /// Exports, reads that back, and compares qconfigs and outputs. Gives the exported file.
+    fn round_trip(&self, folder: &Path) -> ModelProto {
+        let exported = self.export(folder);
+        let elsewhere = tempfile::tempdir().unwrap();
+        if let Some(data) = &exported.data {
+            fs::write(elsewhere.path().join("model.data"), data).unwrap();
+        }
+        let model = onnx::import(&exported.model, Some(elsewhere.path())).unwrap();
+        let groups = Arc::new(Groups::of(&model.graph));
+        let ids = |groups: &Groups| groups.all().iter().map(|group| group.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&groups), ids(&self.groups));
+        let digest = Key(model.digest).to_string();
+        let file = export::imported(&exported.model, &model, &groups, &digest).unwrap().unwrap();
+        assert_eq!(file.groups, self.file.groups);
+        let engine = Engine::new(Arc::new(model.graph.clone()), groups, Kernels::detect().unwrap());
+        let (ours, theirs) = (ptq::restore(&self.engine(), &self.file).unwrap(), ptq::restore(&engine, &file).unwrap());
+        for seed in 10..14 {
+            let x = input(&self.model, seed);
+            let run = |plan: &qtuned::engine::Plan| {
+                plan.run(&x, false).unwrap().remove(0).flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            assert_eq!(run(&ours.plan), run(&theirs.plan));
+        }
+        ModelProto::decode(&exported.model[..]).unwrap()
+    }
+}
+
+fn default_model() -> Vec<u8> {
+    fs::read(DEFAULT).unwrap()
+}
+
+#[test]
+fn the_default_model_comes_back_as_it_was() {
+    for preset in [Preset::Onednn, Preset::Qnnpack, Preset::X86, Preset::Tensorrt] {
+        for fp32 in [&[][..], &[1, 6, 9, 17], &[0, 18]] {
+            Quantized::new(default_model(), Path::new("."), preset, fp32).round_trip(Path::new("."));
+        }
+    }
+}
+
+#[test]
+fn nothing_but_what_is_listed_changes() {
+    let quantized = Quantized::new(default_model(), Path::new("."), Preset::Qnnpack, &[2]);
+    let exported = quantized.export(Path::new("."));
+    assert!(exported.model.len() * 2 < quantized.bytes.len() + 16_000, "{} bytes", exported.model.len());
+    let before = ModelProto::decode(&quantized.bytes[..]).unwrap();
+    let after = ModelProto::decode(&exported.model[..]).unwrap();
+    let (graph, was) = (after.graph.clone().unwrap(), before.graph.clone().unwrap());
+    assert_eq!((&graph.input, &graph.output, &graph.name), (&was.input, &was.output, &was.name));
+    assert_eq!(after.opset_import, before.opset_import);
+    let bare = |model: ModelProto| ModelProto { graph: None, ..model };
+    assert_eq!(bare(after), bare(before));
+    for node in &was.node {
+        match graph.node.iter().find(|n| n.name == node.name) {
+            Some(kept) => assert_eq!((&kept.op_type, &kept.attribute), (&node.op_type, &node.attribute)),
+            None => assert_eq!(node.op_type, "BatchNormalization"),
+        }
+    }
+}
+
+#[test]
+fn a_network_in_fp32_is_the_original_byte_by_byte() {
+    let all: Vec<usize> = (0..19).collect();
+    let quantized = Quantized::new(default_model(), Path::new("."), Preset::Onednn, &all);
+    assert_eq!(quantized.export(Path::new(".")).model, quantized.bytes);
+}
+
+fn tensor(name: &str, dims: &[i64], seed: u32) -> TensorProto {
+    let count = dims.iter().product::<i64>() as usize;
+    TensorProto {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        data_type: data_type::FLOAT,
+        raw_data: noise(count, seed).iter().flat_map(|x| x.to_le_bytes()).collect(),
+        ..Default::default()
+    }
+}
+
+fn node(name: &str, op_type: &str, input: &[&str], output: &str, attribute: &[AttributeProto]) -> NodeProto {
+    NodeProto {
+        name: name.to_owned(),
+        op_type: op_type.to_owned(),
+        input: input.iter().map(|name| (*name).to_owned()).collect(),
+        output: vec![output.to_owned()],
+        attribute: attribute.to_vec(),
+        ..Default::default()
+    }
+}
+
+fn float(name: &str, f: f32) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), r#type: attribute_type::FLOAT, f, ..Default::default() }
+}
+
+fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+    let ints = ints.to_vec();
+    AttributeProto { name: name.to_owned(), r#type: attribute_type::INTS, ints, ..Default::default() }
+}
+
+/// Of pictures of 3×6×6, with output `y`.
+fn model(opset: i64, node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> ModelProto {
+    let dim = [Value::DimParam("N".to_owned()), Value::DimValue(3), Value::DimValue(6), Value::DimValue(6)];
+    let dim = dim.into_iter().map(|value| DimensionProto { value: Some(value), ..Default::default() }).collect();
+    let shape = Some(TensorShapeProto { dim });
+    let tensor_type = Some(TensorTypeProto { elem_type: data_type::FLOAT, shape });
+    let r#type = Some(TypeProto { tensor_type, ..Default::default() });
+    let value = |name: &str| ValueInfoProto { name: name.to_owned(), r#type: r#type.clone(), ..Default::default() };
+    let output = vec![ValueInfoProto { name: "y".to_owned(), ..Default::default() }];
+    let graph = GraphProto { node, initializer, input: vec![value("x")], output, ..Default::default() };
+    ModelProto {
+        ir_version: 4,
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: opset }],
+        graph: Some(graph),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn an_old_operator_set_is_raised() {
+    let nodes = vec![
+        node("conv", "Conv", &["x", "w"], "c", &[]),
+        node("norm", "BatchNormalization", &["c", "g", "b", "m", "v"], "n", &[]),
+        node("clip", "Clip", &["n"], "r", &[float("min", 0.0), float("max", 6.0)]),
+        node("pool", "GlobalAveragePool", &["r"], "p", &[]),
+        node("squeeze", "Squeeze", &["p"], "s", &[ints("axes", &[2, 3])]),
+        node("drop", "Dropout", &["s"], "d", &[float("ratio", 0.5)]),
+        node("fc", "Gemm", &["d", "fw", "fb"], "f", &[float("alpha", 0.5), float("beta", 2.0)]),
+        node("soft", "Softmax", &["f"], "y", &[]),
+    ];
+    let mut constants = vec![tensor("w", &[4, 3, 3, 3], 1), tensor("g", &[4], 2), tensor("b", &[4], 3)];
+    constants.extend([tensor("m", &[4], 4), tensor("fw", &[4, 5], 6), tensor("fb", &[5], 7)]);
+    let variance = [0.5f32, 0.75, 1.0, 1.25].iter().flat_map(|x| x.to_le_bytes()).collect();
+    constants.push(TensorProto { raw_data: variance, ..tensor("v", &[4], 5) });
+    let bytes = model(9, nodes, constants).encode_to_vec();
+    for preset in [Preset::Onednn, Preset::Qnnpack] {
+        let file = Quantized::new(bytes.clone(), Path::new("."), preset, &[]).round_trip(Path::new("."));
+        assert_eq!(file.opset_import[0].version, 13);
+        let graph = file.graph.unwrap();
+        let named = |name: &str| graph.node.iter().find(|node| node.name == name).unwrap();
+        assert_eq!(named("clip").input.len(), 3);
+        assert_eq!(named("squeeze").input.len(), 2);
+        assert!(named("fc").attribute.is_empty());
+        assert_eq!(named("soft").attribute[0].i, 1);
+        assert_eq!(named("conv").output, ["n"]);
+        assert!(graph.node.iter().all(|node| node.op_type != "BatchNormalization"));
+    }
+}
+
+#[test]
+fn an_operator_that_is_not_known_keeps_the_operator_set() {
+    let nodes = vec![node("conv", "Conv", &["x", "w"], "y", &[]), node("odd", "Upsample", &["x", "w"], "unread", &[])];
+    let bytes = model(9, nodes, vec![tensor("w", &[4, 3, 3, 3], 1)]).encode_to_vec();
+    let quantized = Quantized::new(bytes, Path::new("."), Preset::Onednn, &[]);
+    let source =
+        Source { bytes: &quantized.bytes, folder: Path::new("."), model: &quantized.model, groups: &quantized.groups };
+    let restored = ptq::restore(&quantized.engine(), &quantized.file).unwrap();
+    let error = export::qdq(&source, &quantized.file, &restored, Target::OnnxRuntime, "d").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "operator set 9 has no scales for each channel, and node `odd` (`Upsample`) cannot be carried over to operator \
+         set 13: convert the file with onnx.version_converter first"
+    );
+}
+
+#[test]
+fn sums_products_and_shared_weights() {
+    let nodes = vec![
+        node("a", "Conv", &["x", "w"], "a", &[ints("pads", &[1, 1, 1, 1])]),
+        node("b", "Conv", &["a", "w"], "b", &[ints("pads", &[1, 1, 1, 1])]),
+        node("sum", "Add", &["b", "a"], "s", &[]),
+        node("relu", "Relu", &["s"], "r", &[]),
+        node("max", "MaxPool", &["r"], "m", &[ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])]),
+        node("same", "Identity", &["m"], "i", &[]),
+        node("c", "Conv", &["i", "w"], "c", &[]),
+        node("flat", "Flatten", &["c"], "f", &[]),
+        node("fc", "MatMul", &["f", "fw"], "q", &[]),
+        node("bias", "Add", &["q", "fb"], "y", &[]),
+    ];
+    let constants = vec![tensor("w", &[3, 3, 3, 3], 1), tensor("fw", &[3, 5], 2), tensor("fb", &[5], 3)];
+    let bytes = model(17, nodes, constants).encode_to_vec();
+    for fp32 in [&[][..], &[2], &[1, 3], &[0, 4]] {
+        let file = Quantized::new(bytes.clone(), Path::new("."), Preset::Onednn, fp32).round_trip(Path::new("."));
+        let graph = file.graph.unwrap();
+        assert_eq!(graph.output[0].name, "y");
+        let floats = graph.initializer.iter().any(|tensor| tensor.name == "w");
+        assert_eq!(floats, [0, 1, 3].iter().any(|group| fp32.contains(group)));
+    }
+}
+
+#[test]
+fn tensorrt_gets_what_it_takes() {
+    let export = |preset, fp32: &[usize]| {
+        let quantized = Quantized::new(default_model(), Path::new("."), preset, fp32);
+        let source = Source {
+            bytes: &quantized.bytes,
+            folder: Path::new("."),
+            model: &quantized.model,
+            groups: &quantized.groups,
+        };
+        let restored = ptq::restore(&quantized.engine(), &quantized.file).unwrap();
+        export::qdq(&source, &quantized.file, &restored, Target::TensorRt, "d")
+    };
+    assert_eq!(
+        export(Preset::Onednn, &[]).unwrap_err().to_string(),
+        "node `/features/features.0/features.0.0/Conv` (`Conv`) has activations that TensorRT does not take: it wants s8 \
+         with zero point 0, as the preset `tensorrt` has"
+    );
+    let graph = ModelProto::decode(&export(Preset::Tensorrt, &[3]).unwrap().model[..]).unwrap().graph.unwrap();
+    let types: Vec<i32> = graph.initializer.iter().map(|tensor| tensor.data_type).collect();
+    assert!(!types.contains(&data_type::INT32) && !types.contains(&data_type::UINT8));
+    let clips = graph.node.iter().filter(|node| node.op_type == "Clip").count();
+    assert_eq!(clips, 10);
+}
+
+#[test]
+fn external_data_stays_external() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut constants = vec![tensor("w", &[16, 3, 3, 3], 1), tensor("v", &[16, 16, 3, 3], 2)];
+    let mut data = vec![0u8; 100];
+    for constant in &mut constants {
+        let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
+        let raw = std::mem::take(&mut constant.raw_data);
+        constant.data_location = 1;
+        constant.external_data = vec![
+            entry("location", "w.bin".to_owned()),
+            entry("offset", data.len().to_string()),
+            entry("length", raw.len().to_string()),
+        ];
+        data.extend(raw);
+    }
+    fs::write(folder.path().join("w.bin"), data).unwrap();
+    let nodes = vec![node("a", "Conv", &["x", "w"], "a", &[]), node("b", "Conv", &["a", "v"], "y", &[])];
+    let bytes = model(13, nodes, constants).encode_to_vec();
+    let file = Quantized::new(bytes, folder.path(), Preset::Onednn, &[1]).round_trip(folder.path());
+    let graph = file.graph.unwrap();
+    let kept = graph.initializer.iter().find(|tensor| tensor.name == "v").unwrap();
+    assert_eq!((kept.data_location, kept.external_data[0].value.as_str()), (1, "model.data"));
+    assert!(graph.initializer.iter().all(|tensor| tensor.name != "w"));
+}
