@@ -4,6 +4,7 @@
 //! A handler does one thing with the store; what is wrong is told as a [`Problem`].
 
 mod access;
+mod derived;
 mod events;
 mod jobs;
 mod probes;
@@ -26,12 +27,17 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use access::Bearer;
 pub use access::{Access, AccessError};
+use derived::Derived;
 pub use jobs::{JobList, NewJob};
 pub use problem::{PROBLEM_JSON, Problem};
 pub use query::Statement;
 pub use uploads::Uploads;
 
-use crate::{cancel::Cancel, runner::Workshop, store::Store};
+use crate::{
+    cancel::Cancel,
+    runner::Workshop,
+    store::{Changes, Store},
+};
 
 /// Largest body of a request but an upload, in bytes.
 const MAX_BODY: usize = 16 << 20;
@@ -61,6 +67,7 @@ struct Inner {
     intake: Arc<Semaphore>,
     queries: Semaphore,
     uploads: Uploads,
+    derived: Derived,
     streams: Arc<Semaphore>,
     since: Instant,
 }
@@ -80,6 +87,7 @@ impl Server {
         workshop: Arc<Workshop>,
         access: Access,
         uploads: Uploads,
+        changes: Changes,
         stop: Cancel,
     ) -> Server {
         let shared = Inner {
@@ -91,6 +99,7 @@ impl Server {
             intake: Arc::new(Semaphore::new(1)),
             queries: Semaphore::new(MAX_QUERIES),
             uploads,
+            derived: Derived::new(changes),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             since: Instant::now(),
         };

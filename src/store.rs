@@ -9,6 +9,7 @@
 //! database has a rollback journal instead, and one process holds it locked while it has it open.
 
 mod certificates;
+mod changes;
 mod connect;
 mod events;
 mod groups;
@@ -27,6 +28,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use sqlx::SqlitePool;
 
+pub use changes::Changes;
 pub use events::{JobEvent, LogLine};
 pub use groups::GroupRow;
 pub use jobs::{Counts, JobDetail, JobFilter, JobId, JobProgress, JobRow, JobState};
@@ -176,6 +178,13 @@ pub enum StoreError {
     /// A statement of the user's that is refused.
     #[error("{0}")]
     Refused(String),
+}
+
+impl StoreError {
+    /// Whether more was asked at once than can be answered: the same may be asked again later.
+    pub fn is_overload(&self) -> bool {
+        matches!(self, StoreError::Sql(sqlx::Error::PoolTimedOut))
+    }
 }
 
 /// Whether an error comes from a disk that is full.

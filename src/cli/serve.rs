@@ -11,7 +11,7 @@ use crate::{
     cancel::Cancel,
     runner::{self, JobLines, Workshop},
     server::{Access, Server, Uploads},
-    store::{Store, SystemClock},
+    store::{Changes, Store, SystemClock},
 };
 
 /// Run the jobs of a queue and answer over HTTP until asked to stop
@@ -79,8 +79,9 @@ pub(super) fn run(global: &Global, args: &ServeArgs, lines: JobLines) -> Result<
             tokio::spawn(runner::forget_old(store.clone(), SystemClock, DAY * days, stop.clone()));
         }
         let uploads = args.uploads.clone().unwrap_or_else(|| global.db.with_extension("uploads"));
+        let changes = Changes::open(&global.db).await?;
         let uploads = Uploads::new(uploads, args.max_upload << 20);
-        let server = Server::new(store.clone(), &global.db, Arc::clone(&workshop), access, uploads, stop);
+        let server = Server::new(store.clone(), &global.db, Arc::clone(&workshop), access, uploads, changes, stop);
         let work = |workshop: &Arc<Workshop>| {
             let workshop = Arc::clone(workshop);
             tokio::spawn(async move { workshop.work().await })

@@ -276,7 +276,7 @@ pub(super) async fn trials(
     Path(id): Path<i64>,
 ) -> Result<Json<Vec<TrialSummary>>, Problem> {
     let job = shared.store.job(JobId(id)).await?;
-    Ok(Json(shared.store.summaries(job.id).await?))
+    Ok(Json(shared.derived.trials(&shared.store, job.id).await?.to_vec()))
 }
 
 /// The trials of a job that no other beats in score and latency, the fastest first.
@@ -315,7 +315,7 @@ pub(super) async fn qconfig(
 pub(super) async fn groups(State(shared): State<Shared>, Path(id): Path<i64>) -> Result<Json<Vec<GroupRow>>, Problem> {
     let job = shared.store.job(JobId(id)).await?;
     let groups = shared.store.job_groups(job.id).await?;
-    let trials = shared.store.summaries(job.id).await?;
+    let trials = shared.derived.trials(&shared.store, job.id).await?;
     let chosen = trials.iter().find(|trial| trial.chosen);
     Ok(Json(groups.iter().map(|group| GroupRow::new(group, chosen)).collect()))
 }

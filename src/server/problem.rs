@@ -75,6 +75,7 @@ impl From<StoreError> for Problem {
                 StatusCode::CONFLICT
             }
             StoreError::KeyReused { .. } | StoreError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            error if error.is_overload() => StatusCode::SERVICE_UNAVAILABLE,
             error if is_full(error) => StatusCode::INSUFFICIENT_STORAGE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -18,7 +18,10 @@ use crate::{
 
 async fn read(shared: &Shared, id: i64) -> Result<JobReport, Problem> {
     let job = shared.store.job(JobId(id)).await?;
-    Ok(JobReport::read(&shared.store, job).await?)
+    let groups = shared.store.job_groups(job.id).await?;
+    let trials = shared.derived.trials(&shared.store, job.id).await?;
+    let certificate = shared.store.certificate(job.id).await?;
+    Ok(JobReport::new(job, groups, trials.to_vec(), certificate.as_ref())?)
 }
 
 /// What a job found so far: what its pictures are drawn from.

@@ -110,7 +110,7 @@ fn writable(path: &Path) -> SqliteConnectOptions {
 }
 
 /// Options for a connection that cannot write, twice: the file is opened so, and statements are refused.
-fn readable(path: &Path) -> SqliteConnectOptions {
+pub(super) fn readable(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .read_only(true)
@@ -165,7 +165,7 @@ fn failed(path: &Path, error: impl std::error::Error + Send + Sync + 'static) ->
 }
 
 /// The kind of network file system that `path` is on; `None` for a local one, and where that cannot be known.
-fn network_file_system(path: &Path) -> Option<String> {
+pub(super) fn network_file_system(path: &Path) -> Option<String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
