@@ -22,7 +22,7 @@ until grep -q 'serving on' serve.log; do sleep 0.05; done
 url=$(grep -o 'http://[0-9.:]*' serve.log | head -1)
 small=(--set data.split.search=200 --set search.max_trials=3 --set 'measure.latency={runs: 3, warmup: 1}' --server "$url")
 "$qtuned" submit "$job" "${small[@]}" --watch >/dev/null || [ $? = 3 ]
-long=(--set 'measure.latency={runs: 200000, warmup: 1}' --set search.until=exhausted --server "$url")
+long=(--set 'measure.latency={runs: 100000, warmup: 1}' --set search.until=exhausted --server "$url")
 "$qtuned" submit "$job" "${long[@]}" --set name=runs >/dev/null
 "$qtuned" submit "$job" "${long[@]}" --set name=waits >/dev/null
 

@@ -26,7 +26,7 @@ facts() {
         UNION ALL SELECT json_array('place', jt.job_id, jt.number, t.key, jt.fp32_groups)
             FROM job_trials AS jt JOIN trials AS t ON t.id = jt.trial_id
         UNION ALL SELECT json_array('group', sensitivity_key, position, id, weight_db, local_db, accumulated_db, output_db)
-            FROM groups" | grep '"fact"' | sed 's/,$//' | sort
+            FROM groups" | sed -n 's/^ *"fact": //p' | sort
 }
 one() { "$qtuned" query --json --db "$1" "$2" | grep -o '"v": .*' | cut -d' ' -f2-; }
 
