@@ -11,6 +11,7 @@ mod inspect;
 mod jobs;
 mod logs;
 mod merge;
+mod predict;
 mod progress;
 mod query;
 mod replay;
@@ -109,6 +110,7 @@ enum Command {
     Validate(validate::ValidateArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
+    Predict(predict::PredictArgs),
     Serve(serve::ServeArgs),
     Submit(submit::SubmitArgs),
     Jobs(jobs::JobsArgs),
@@ -214,6 +216,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Validate(args) => validate::run(global, args),
         Command::Inspect(args) => inspect::run(global, args),
         Command::Bench(args) => bench::run(global, args),
+        Command::Predict(args) => predict::run(global, args),
         Command::Jobs(args) => jobs::run(global, args),
         Command::Trials(args) => trials::run(global, args),
         Command::Groups(args) => groups::run(global, args),

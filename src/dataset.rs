@@ -25,6 +25,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 pub use error::DatasetError;
+pub use npz::{Array, read_numbers};
 use preprocess::{Geometry, Normalizer};
 pub use spec::{
     Channels, DataSpec, IdxFiles, Interpolation, NpzFile, Preprocess, Resize, ResizeTo, Size, Source, SplitCounts,

@@ -7,6 +7,7 @@
 mod compile;
 mod kind;
 mod run;
+mod tensors;
 mod weights;
 mod workspace;
 
@@ -14,7 +15,6 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-pub(crate) use compile::carries;
 pub use run::Seen;
 pub use weights::QuantizedWeight;
 

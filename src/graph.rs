@@ -2,15 +2,20 @@
 //!
 //! Every importer brings a network into this form; everything after it (grouping, execution, search)
 //! knows only this. Normalized means: BatchNormalization is folded, `Relu` and `Relu6` are [`Op::Clip`],
-//! `Gemm` is a [`Linear`] whose weight is `[out, in]`, identities are gone, all constants are f32.
+//! `Gemm` is a [`Linear`] whose weight is `[out, in]`, identities are gone, all numbers are f32, the batch is the first
+//! dimension of every value.
 
+mod function;
 mod groups;
 mod ids;
+mod op;
 
 use std::sync::Arc;
 
-pub use groups::{Group, GroupId, Groups};
+pub use function::Function;
+pub use groups::{Broadcast, Group, GroupId, Groups, broadcast};
 pub use ids::module_path;
+pub use op::{Binary, Conv, Linear, Normalize, Op, Reduction};
 
 /// Index of a [`Value`] in its graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,58 +62,6 @@ pub struct Node {
     pub output: ValueId,
 }
 
-/// What a node computes. Tensors are `[batch, channels, height, width]` or `[batch, features]`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Op {
-    /// Two-dimensional convolution (ONNX `Conv`, also a BatchNormalization that could not be folded,
-    /// as a 1×1 depthwise convolution).
-    Conv(Conv),
-    /// Matrix product with a constant weight (ONNX `Gemm`).
-    Linear(Linear),
-    /// Sum of two values of the same shape.
-    Add,
-    /// `min(max(x, min), max)` (ONNX `Relu`, `Clip`).
-    Clip {
-        /// Lower bound; may be -inf.
-        min: f32,
-        /// Upper bound; may be +inf.
-        max: f32,
-    },
-    /// Largest element of a window; padding never wins.
-    MaxPool(Window),
-    /// Mean of a window.
-    AveragePool {
-        /// The window.
-        window: Window,
-        /// Whether padding counts as zeros (ONNX `count_include_pad`).
-        count_include_pad: bool,
-    },
-    /// Mean over all pixels: `[n, c, h, w]` to `[n, c, 1, 1]`.
-    GlobalAveragePool,
-    /// New shape for each sample, elements in row-major (NCHW) order; the target is the output's shape.
-    Reshape,
-    /// `exp(x) / Σ exp(x)` over one axis of the sample (0 is the first after the batch).
-    Softmax {
-        /// The axis.
-        axis: usize,
-    },
-}
-
-/// Parameters of [`Op::Conv`]: ONNX `Conv` of rank 4.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Conv {
-    /// `[out_channels, in_channels / groups, kernel_height, kernel_width]`.
-    pub weight: Constant,
-    /// One a output channel.
-    pub bias: Option<Arc<[f32]>>,
-    /// Name of the weight in the source file.
-    pub weight_name: String,
-    /// Number of groups; depthwise when it equals both channel counts.
-    pub groups: usize,
-    /// Where the window moves; the kernel size is the weight's.
-    pub window: Window,
-}
-
 /// A sliding window over height and width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
@@ -120,17 +73,6 @@ pub struct Window {
     pub dilation: [usize; 2],
     /// Padding: top, left, bottom, right.
     pub pads: [usize; 4],
-}
-
-/// Parameters of [`Op::Linear`]: `y = x·weightᵀ + bias`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Linear {
-    /// `[out_features, in_features]`.
-    pub weight: Constant,
-    /// One an output feature.
-    pub bias: Option<Arc<[f32]>>,
-    /// Name of the weight in the source file.
-    pub weight_name: String,
 }
 
 /// A network in topological order: each node comes after the nodes whose values it reads.
@@ -194,13 +136,14 @@ impl Graph {
         consumers
     }
 
-    /// Multiply-accumulates of one node for one sample; 0 for nodes without weights.
+    /// Multiply-accumulates of one node for one sample; 0 for nodes that are no products of matrices.
     pub fn macs(&self, id: NodeId) -> u64 {
         let node = self.node(id);
         let outputs: usize = self.value(node.output).shape.iter().product();
         let per_output = match &node.op {
             Op::Conv(conv) => conv.weight.dims[1..].iter().product(),
             Op::Linear(linear) => linear.weight.dims[1],
+            Op::MatMul => node.inputs.first().and_then(|a| self.value(*a).shape.last().copied()).unwrap_or(0),
             _ => 0,
         };
         outputs as u64 * per_output as u64

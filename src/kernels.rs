@@ -17,6 +17,7 @@ mod conv;
 mod depthwise;
 mod elementwise;
 mod epilogue;
+mod map;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod packing;

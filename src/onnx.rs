@@ -4,14 +4,18 @@
 //! bytes ── proto ──> messages ── order ──> the nodes needed, in order
 //!                    messages ── tensor, external ──> constants
 //! nodes and constants ── fold (all inputs known) ──────> constants
-//!                     └─ lower (some input computed) ──> drafts ── affine ──> graph
+//!                     └─ lower (some input computed) ──> drafts ── rewrite, affine ──> graph
 //! ```
+//!
+//! On the way a tensor of the file is a view of a value: transposes, squeezes and the like only change how it is
+//! read, and `arrange` moves elements where an operator needs them in order.
 //!
 //! Everything a file says is a claim. Sizes are compared with the data before memory is taken, work and
 //! memory stay within a small multiple of the file, nothing recurses, and what is wrong or not supported
 //! is an [`OnnxError`] that names the node or tensor.
 
 mod affine;
+mod arrange;
 mod array;
 mod draft;
 mod error;
@@ -23,10 +27,12 @@ mod locations;
 mod lower;
 mod order;
 pub mod proto;
+mod rewrite;
 mod site;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::path::Path;
 
@@ -34,6 +40,7 @@ pub(crate) use draft::Names;
 pub use error::{OnnxError, TensorError, UnsupportedOperator, UnsupportedOperators};
 pub(crate) use external::region;
 pub use locations::external_files;
+pub use rewrite::Rewrite;
 
 use crate::graph::Graph;
 
@@ -42,8 +49,13 @@ use crate::graph::Graph;
 pub struct Model {
     /// The network.
     pub graph: Graph,
+    /// What was done to the file's nodes on the way.
+    pub rewrites: Vec<Rewrite>,
+    /// Whether the file's input is `[batch, height, width, channels]`. The graph reads `[batch, channels, height,
+    /// width]` all the same.
+    pub channels_last: bool,
     /// For each node of the graph the file's nodes that it comes from, as indices: first the operator itself, then what
-    /// was folded into it, in order.
+    /// was folded into it, in order. None where it is no node of the file: what was written in several operators.
     pub origins: Vec<Vec<usize>>,
     /// Version of the ONNX operator set it was written in.
     pub opset: i64,

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::{
     cancel::{Cancel, Cancelled},
-    engine::{Engine, EngineError, GroupQuantization, Plan, carries},
+    engine::{Engine, EngineError, GroupQuantization, Plan},
     graph::{Graph, GroupId, Groups, ValueId},
     kernels::Kernels,
     quant::{
@@ -295,7 +295,7 @@ impl Calibrated {
                     written[group.output.0] = Some(output);
                     quantization[id.0] = Some(GroupQuantization { inputs, output, weight: qconfig.weight, bias });
                 }
-                None if carries(&node.op) => written[node.output.0] = written[node.inputs[0].0],
+                None if node.op.carries() => written[node.output.0] = written[node.inputs[0].0],
                 _ => {}
             }
         }

@@ -324,8 +324,8 @@ fn help_has_examples_and_exit_codes() {
         assert!(done.stdout.contains(part), "{part}");
     }
     for command in [
-        "run", "validate", "inspect", "bench", "serve", "submit", "jobs", "show", "watch", "cancel", "retry", "rm",
-        "logs", "export", "trials", "groups", "front", "query", "replay", "report", "db", "merge",
+        "run", "validate", "inspect", "bench", "predict", "serve", "submit", "jobs", "show", "watch", "cancel",
+        "retry", "rm", "logs", "export", "trials", "groups", "front", "query", "replay", "report", "db", "merge",
     ] {
         let done = bench.qtuned(&[command, "--help"]);
         assert!(done.code == 0 && done.stdout.contains("Examples:"), "{command}");
@@ -377,4 +377,59 @@ fn a_model_is_benchmarked_without_data() {
     assert!(done.stderr.starts_with("error: wrong.yaml: module_name: `nowhere` matches no group"), "{}", done.stderr);
     let done = bench.qtuned(&["bench", model, "--threads", "0"]);
     assert_eq!(done.code, 2);
+}
+
+/// A `.npy` file of zeros but for its first element.
+fn write_npy(path: &std::path::Path, shape: &str, first: f32, elements: usize) {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
+    header += &" ".repeat(127 - (10 + header.len()) % 64);
+    header += "\n";
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(first.to_le_bytes());
+    bytes.extend(vec![0u8; 4 * (elements - 1)]);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_model_predicts_on_an_array() {
+    let bench = Bench::new();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/idioms.onnx");
+    write_npy(&bench.path("x.npy"), "(2, 3, 15, 15)", 1.0, 2 * 3 * 15 * 15);
+    let values = |arguments: &[&str]| -> Vec<f64> {
+        let done = bench.qtuned(&[&["predict", model, "x.npy", "--json"], arguments].concat());
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+        let found: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        let output = &found["outputs"][0];
+        assert_eq!((&output["name"], &output["shape"]), (&"probabilities".into(), &serde_json::json!([2, 10])));
+        output["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    };
+    let fp32 = values(&[]);
+    // Probabilities of two samples that differ.
+    assert!((fp32[..10].iter().sum::<f64>() - 1.0).abs() < 1e-5 && fp32[..10] != fp32[10..]);
+    let int8 = values(&["--preset", "onednn"]);
+    assert!(int8 != fp32 && int8.iter().zip(&fp32).all(|(a, b)| (a - b).abs() < 0.1));
+    fs::write(bench.path("fp32.yaml"), "{'': null}\n").unwrap();
+    assert_eq!(values(&["--qconfig", "fp32.yaml"]), fp32);
+    let shown = bench.qtuned(&["predict", model, "x.npy"]);
+    assert!(shown.stdout.starts_with("probabilities, 2×10\n"), "{}", shown.stdout);
+
+    write_npy(&bench.path("small.npy"), "(2, 3, 4)", 1.0, 24);
+    let done = bench.qtuned(&["predict", model, "small.npy"]);
+    let message = "error: small.npy: expected an array of batch×3×15×15, found 2×3×4\n";
+    assert_eq!((done.code, done.stderr.as_str()), (1, message));
+    assert_eq!(bench.qtuned(&["predict", model, "x.npy", "--preset", "fast"]).code, 2);
+}
+
+#[test]
+fn rewrites_are_shown() {
+    let bench = Bench::new();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/idioms.onnx");
+    let done = bench.qtuned(&["inspect", model, "--rewrites", "--json"]);
+    let kinds: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    let folded = serde_json::json!(["/stem/stem.1/BatchNormalization", "/fc1/Add"]);
+    assert_eq!((done.code, &kinds["folded into the layer before it"]), (0, &folded));
+    let done = bench.qtuned(&["inspect", model, "--rewrites"]);
+    assert!(done.stdout.contains("moves no element"), "{}", done.stdout);
 }

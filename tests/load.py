@@ -42,9 +42,9 @@ def job(seed):
         "data": {
             "images": {"idx": images},
             "preprocess": {"channels": "gray", "scale": 1 / 255, "mean": [0.286], "std": [0.353]},
-            "split": {"calibrate": 64, "search": 9000, "seed": seed},
+            "split": {"calibrate": 64, "search": 4000, "seed": seed},
         },
-        "budget": {"max_drop": 0.0},
+        "budget": {"max_drop": 0.5},
         "sensitivity": {"samples": 4},
         "search": {"max_trials": 4, "until": "exhausted"},
         "measure": {"latency": {"runs": 3, "warmup": 1}},
@@ -123,14 +123,18 @@ class Load:
         await asyncio.gather(*(self.guarded(one) for one in work))
 
 
-def seconds_of_trials(address, after_ms, until_ms):
-    sql = ("SELECT number, seconds FROM trial_summary AS s JOIN trials AS t USING (key) "
+def seconds_a_sample(address, after_ms, until_ms):
+    """Of each trial by its number: the median of what the jobs took."""
+    sql = ("SELECT s.number, t.seconds / t.total FROM trial_summary AS s JOIN trials AS t USING (key) "
            f"WHERE t.created_ms BETWEEN {after_ms} AND {until_ms}")
-    rows = ask(address, "/v1/query", {"sql": sql.replace("SELECT number, seconds", "SELECT number, t.seconds")})["rows"]
     numbers = {}
-    for number, seconds in rows:
+    for number, seconds in ask(address, "/v1/query", {"sql": sql})["rows"]:
         numbers.setdefault(number, []).append(seconds)
     return {number: statistics.median(values) for number, values in sorted(numbers.items())}
+
+
+def milliseconds(seconds):
+    return ", ".join(f"{number}: {value * 1e3:.4f}" for number, value in seconds.items())
 
 
 def main():
@@ -148,29 +152,29 @@ def main():
         while not (found := re.search(r"serving on http://([\d.:]+)", Path(log.name).read_text())):
             time.sleep(0.05)
         address = found[1]
-        for seed in range(400):
+        # More jobs than can be worked on.
+        began, jobs = time.monotonic(), 2 * args.seconds
+        for seed in range(jobs):
             ask(address, "/v1/jobs", {"job": job(seed)})
-            if seed == 0:
-                began = time.monotonic()
-            # More jobs than can be worked on; to submit one costs reading its data.
-            if (seed + 1) * 3 > args.seconds * 2:
-                break
-        print(f"{seed + 1} jobs in {time.monotonic() - began:.0f} s")
-        now = lambda: int(time.time() * 1000)
+        print(f"{jobs} jobs in {time.monotonic() - began:.0f} s")
+
+        def now():
+            return int(time.time() * 1000)
+
         quiet = now()
-        time.sleep(args.seconds / 2)
+        time.sleep(args.seconds)
         asked, memory = now(), []
         load = Load(address)
         asyncio.run(load.run(args.seconds, args.clients, args.streams, daemon.pid, memory))
         ended = now()
-        before, during = (seconds_of_trials(address, *span) for span in ((quiet, asked), (asked, ended)))
+        before, during = (seconds_a_sample(address, *span) for span in ((quiet, asked), (asked, ended)))
         slower = [during[number] / before[number] for number in before if number in during]
         late = memory[len(memory) // 4:]
         print(f"{load.answers} answers, {load.events} events, {len(load.errors)} errors {load.errors[:5]}")
         times = sorted(load.times)
         print(f"an answer took {times[len(times) // 2] * 1e3:.1f} ms (median), "
               f"{times[len(times) * 99 // 100] * 1e3:.1f} ms (99 of 100)")
-        print(f"evaluating took {[f'{ratio:.3f}' for ratio in slower]} times as long, trial by trial")
+        print(f"ms a sample, trial by trial: {milliseconds(before)}, then {milliseconds(during)}")
         print(f"memory of the daemon {memory[0]} kB, then {min(late)} to {max(late)} kB")
         wrong = []
         if load.errors or not load.events or load.answers < args.clients:

@@ -1,6 +1,6 @@
 //! `qtuned inspect`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -14,16 +14,24 @@ use crate::{
 
 /// Show the groups of an ONNX model: what can be switched between int8 and fp32
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  qtuned inspect model.onnx\n  qtuned inspect model.onnx --json")]
+#[command(after_help = "Examples:\n  qtuned inspect model.onnx\n  qtuned inspect model.onnx --json\n  \
+                        qtuned inspect model.onnx --rewrites")]
 pub(super) struct InspectArgs {
     /// The model
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
+
+    /// Show what was done to the file's nodes on the way, in place of the groups
+    #[arg(long)]
+    rewrites: bool,
 }
 
 pub(super) fn run(global: &Global, args: &InspectArgs) -> Result<()> {
     let model = onnx::load(&args.model)?;
     let groups = Groups::of(&model.graph);
+    if args.rewrites {
+        return rewrites(global, &model);
+    }
     if global.json {
         return print_json(&model_facts(&model, &groups));
     }
@@ -42,6 +50,23 @@ pub(super) fn run(global: &Global, args: &InspectArgs) -> Result<()> {
     let headings = ["group", "type", "with", "input", "output", ">MACs", ">parameters"];
     let table = format::table(&headings, groups.all().iter().map(row));
     print(&format!("{table}{}", totals(&model, &groups)))
+}
+
+/// What became of nodes, kind by kind.
+fn rewrites(global: &Global, model: &Model) -> Result<()> {
+    let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for rewrite in &model.rewrites {
+        kinds.entry(rewrite.kind).or_default().push(&rewrite.node);
+    }
+    if global.json {
+        return print_json(&kinds);
+    }
+    let row = |(kind, nodes): (&&str, &Vec<&str>)| {
+        let first = nodes.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+        let more = if nodes.len() > 3 { ", …" } else { "" };
+        vec![(*kind).to_owned(), nodes.len().to_string(), format!("{first}{more}")]
+    };
+    print(&format::table(&["rewrite", ">nodes", "such as"], kinds.iter().map(row)))
 }
 
 /// What the model is, in a few lines.

@@ -1,10 +1,11 @@
-//! Two arrays of a numpy archive: uint8 pixels and integer labels.
+//! Arrays of numpy: uint8 pixels and integer labels in an archive, and single arrays of numbers.
 //!
 //! The archive is npyz's; the array header is read here. It is Python source, and a general
 //! parser of that follows whatever nesting and allocates whatever length the file claims. The
 //! headers of the arrays wanted here have one flat form.
 
 use std::io::{BufReader, Read};
+use std::path::Path;
 
 use npyz::npz::NpzArchive;
 
@@ -37,6 +38,54 @@ pub(super) fn read(npz: &NpzFile) -> Result<(PixelArray, Vec<u32>), DatasetError
         Ok((images, labels))
     };
     arrays().map_err(|fault| fault.in_file(&npz.file))
+}
+
+/// An array of numbers, in row-major order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    /// Dimensions.
+    pub dims: Vec<usize>,
+    /// Elements; their number is the product of `dims`.
+    pub data: Vec<f32>,
+}
+
+/// Reads a `.npy` file of floats, integers or booleans; what f32 cannot hold exactly is rounded.
+///
+/// # Errors
+/// A file that cannot be read, or is no such array.
+pub fn read_numbers(path: &Path) -> Result<Array, DatasetError> {
+    let (mut opened, length) = file::open(path)?;
+    parse_npy(&mut opened, length).and_then(|npy| numbers(&npy)).map_err(|fault| fault.in_file(path))
+}
+
+fn numbers(npy: &Npy) -> Result<Array, Fault> {
+    let header = &npy.header;
+    if header.fortran_order && header.shape.len() > 1 {
+        let problem = "expected C order, found Fortran order: save numpy.ascontiguousarray of it";
+        return Err(Fault::new("order", problem));
+    }
+    let float = |item: &[u8]| {
+        let mut bits = [0u8; 8];
+        bits[..item.len()].copy_from_slice(item);
+        if header.big_endian {
+            bits[..item.len()].reverse();
+        }
+        let unsigned = u64::from_le_bytes(bits);
+        let shift = 64 - 8 * item.len() as u32;
+        match (header.kind, item.len()) {
+            ('f', 4) => f32::from_bits(unsigned as u32),
+            ('f', _) => f64::from_bits(unsigned) as f32,
+            ('i', _) => ((unsigned << shift) as i64 >> shift) as f32,
+            _ => unsigned as f32,
+        }
+    };
+    if !matches!((header.kind, header.item_bytes), ('f', 4 | 8) | ('i' | 'u', 1 | 2 | 4 | 8) | ('b', 1)) {
+        let problem = format!("expected float32, float64, an integer or bool, found {}", header.descr);
+        return Err(Fault::new("dtype", problem));
+    }
+    // Read from memory that is there: the dimensions fit.
+    let dims = header.shape.iter().map(|&dim| dim as usize).collect();
+    Ok(Array { dims, data: npy.bytes.chunks_exact(header.item_bytes as usize).map(float).collect() })
 }
 
 fn in_array(fault: Fault, array: &str) -> Fault {

@@ -7,14 +7,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Engine, GroupQuantization, Plan, Program, Representation, Slot, SlotId, Step,
-    kind::{AverageWindow, IntegerSum, Kind},
+    kind::{AverageWindow, IntegerSum, Kind, Pair, Table},
     weights::layer,
-    workspace::Buffers,
+    workspace::{Buffers, stored_axis},
 };
 use crate::{
-    graph::{Graph, Group, GroupId, Groups, NodeId, Op, ValueId},
+    graph::{Broadcast, Graph, Group, GroupId, Groups, Node, NodeId, Op, ValueId, broadcast},
     kernels::{FloatEpilogue, IntegerEpilogue},
-    quant::requantization_multiplier,
+    quant::{Affine, requantization_multiplier},
 };
 
 pub(super) fn compile(engine: &Engine, quantization: &[Option<GroupQuantization>]) -> Plan {
@@ -68,7 +68,7 @@ fn wants(graph: &Graph, groups: &Groups, quantization: &[Option<GroupQuantizatio
                 }
             }
             Some(_) => {}
-            None if carries(&node.op) => {
+            None if node.op.carries() => {
                 for representation in wants[node.output.0].clone() {
                     want(&mut wants[node.inputs[0].0], representation);
                 }
@@ -77,11 +77,6 @@ fn wants(graph: &Graph, groups: &Groups, quantization: &[Option<GroupQuantizatio
         }
     }
     wants
-}
-
-/// Whether an operator outside any group gives the same result on integers, with its input's grid.
-pub(crate) fn carries(op: &Op) -> bool {
-    matches!(op, Op::MaxPool(_) | Op::Reshape | Op::Clip { .. })
 }
 
 struct Builder<'a> {
@@ -141,7 +136,22 @@ impl Builder<'_> {
         let (low, high) = q.output.clip(min, max);
         let mut bytes = 0;
         let kind = match &node.op {
-            Op::Add => Kind::AddInteger { a: q.inputs[0], b: q.inputs[1], grid: q.output, low, high },
+            Op::Add | Op::Mul => {
+                let (pair, per_channel) = pair(self.graph, node);
+                Kind::PairInteger { pair, per_channel, a: q.inputs[0], b: q.inputs[1], grid: q.output, low, high }
+            }
+            &Op::Map(function) => {
+                Kind::MapInteger(Arc::new(Table::new(q.inputs[0], q.output, [low, high], |x| function.apply(x))))
+            }
+            &Op::Concat { axis } => {
+                let whole = (low, high) == (q.output.quant_min, q.output.quant_max);
+                let table = |&input: &Affine| {
+                    let same = whole && input == q.output;
+                    (!same).then(|| Arc::new(Table::new(input, q.output, [low, high], |x| x)))
+                };
+                let axis = stored_axis(self.graph.value(node.output).shape.len() + 1, axis);
+                Kind::ConcatInteger { axis, tables: q.inputs.iter().map(table).collect(), grid: q.output }
+            }
             op => match average(op) {
                 Some(window) => Kind::AverageInteger { window, input: q.inputs[0], grid: q.output, low, high },
                 None => {
@@ -180,7 +190,7 @@ impl Builder<'_> {
         let inputs = node.inputs.iter().map(|&v| self.slot(v, Representation::Float, id)).collect();
         let (min, max) = group.map_or((f32::NEG_INFINITY, f32::INFINITY), |g| clip(self.graph, g));
         let to = match *wanted {
-            [quantized @ Representation::Quantized(_)] => quantized,
+            [quantized @ Representation::Quantized(_)] if !matches!(node.op, Op::Concat { .. }) => quantized,
             _ => Representation::Float,
         };
         let grid = match to {
@@ -189,7 +199,14 @@ impl Builder<'_> {
         };
         let epilogue = FloatEpilogue { min, max, grid };
         let kind = match &node.op {
-            Op::Add => Kind::AddFloat(epilogue),
+            Op::Add | Op::Mul => {
+                let (pair, per_channel) = pair(self.graph, node);
+                Kind::PairFloat { pair, per_channel, epilogue }
+            }
+            &Op::Map(function) => Kind::MapFloat { function, epilogue },
+            &Op::Concat { axis } => {
+                Kind::ConcatFloat { axis: stored_axis(self.graph.value(node.output).shape.len() + 1, axis), epilogue }
+            }
             op => match average(op) {
                 Some(window) => Kind::AverageFloat { window, epilogue },
                 None => {
@@ -206,21 +223,21 @@ impl Builder<'_> {
     fn other(&mut self, engine: &Engine, id: NodeId, wanted: &[Representation]) -> u64 {
         let node = self.graph.node(id);
         let input = *node.inputs.first().expect("every operator reads a value");
-        if !carries(&node.op) {
-            return match node.op {
-                Op::Softmax { axis } => {
-                    let from = self.slot(input, Representation::Float, id);
-                    self.push(id, Kind::Softmax { axis }, vec![from], node.output, Representation::Float, true);
-                    0
-                }
-                _ => self.float_group(engine, id, None, wanted),
-            };
+        let tensor =
+            || Kind::Tensor { op: Arc::new(node.op.clone()), shape: self.graph.value(node.output).shape.clone() };
+        if !node.op.carries() {
+            if matches!(node.op, Op::Conv(_) | Op::Linear(_) | Op::Map(_)) {
+                return self.float_group(engine, id, None, wanted);
+            }
+            let kind = tensor();
+            let inputs = node.inputs.iter().map(|&v| self.slot(v, Representation::Float, id)).collect();
+            self.push(id, kind, inputs, node.output, Representation::Float, true);
+            return 0;
         }
         // On integers when a reader wants them and the input is there on that very grid.
         let to = (wanted.iter().copied())
             .find(|&r| r != Representation::Float && self.find(input, r).is_some())
             .unwrap_or(Representation::Float);
-        let from = self.slot(input, to, id);
         let kind = match (&node.op, to) {
             (Op::MaxPool(window), _) => Kind::MaxPool(*window),
             (&Op::Clip { min, max }, Representation::Float) => Kind::ClipFloat(FloatEpilogue { min, max, grid: None }),
@@ -228,8 +245,9 @@ impl Builder<'_> {
                 let (low, high) = grid.clip(min, max);
                 Kind::ClipInteger { low, high }
             }
-            _ => Kind::Reshape(self.graph.value(node.output).shape.clone()),
+            _ => tensor(),
         };
+        let from = self.slot(input, to, id);
         self.push(id, kind, vec![from], node.output, to, true);
         0
     }
@@ -295,13 +313,16 @@ fn fuse(steps: &[Step], outputs: &[SlotId]) -> Vec<Step> {
 /// A convolution that also does an addition whose `operand`th operand it feeds; `None` for all other pairs of steps.
 fn with_sum(conv: &Kind, add: &Kind, operand: usize) -> Option<Kind> {
     match (conv, add) {
-        (Kind::ConvFloat { packed, epilogue, sum: None }, Kind::AddFloat(sum)) if epilogue.grid.is_none() => {
+        (
+            Kind::ConvFloat { packed, epilogue, sum: None },
+            Kind::PairFloat { pair: Pair::Add, per_channel: None, epilogue: sum },
+        ) if epilogue.grid.is_none() => {
             let dense = !packed.geometry().is_depthwise();
             dense.then(|| Kind::ConvFloat { packed: packed.clone(), epilogue: *epilogue, sum: Some(*sum) })
         }
         (
             Kind::ConvInteger { weight, zero_point, epilogue, sum: None },
-            &Kind::AddInteger { a, b, grid, low, high },
+            &Kind::PairInteger { pair: Pair::Add, per_channel: None, a, b, grid, low, high },
         ) => {
             let addend = if operand == 0 { b } else { a };
             let dense = !weight.packed.geometry().is_depthwise();
@@ -322,6 +343,15 @@ fn clip(graph: &Graph, group: &Group) -> (f32, f32) {
         Some(&Op::Clip { min, max }) => (min, max),
         _ => (f32::NEG_INFINITY, f32::INFINITY),
     }
+}
+
+/// How a sum or product that forms a group is computed.
+fn pair(graph: &Graph, node: &Node) -> (Pair, Option<usize>) {
+    let per_channel = match broadcast(graph, node) {
+        Some(Broadcast::PerChannel(operand)) => Some(operand),
+        Some(Broadcast::None) | None => None,
+    };
+    (if node.op == Op::Mul { Pair::Mul } else { Pair::Add }, per_channel)
 }
 
 fn average(op: &Op) -> Option<AverageWindow> {

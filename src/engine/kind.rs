@@ -4,12 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 
-use super::{
-    QuantizedWeight,
-    workspace::{logical, stored},
-};
+use super::{QuantizedWeight, tensors};
 use crate::{
-    graph::{SampleShape, Window},
+    graph::{Function, Op, SampleShape, Window},
     kernels::{
         FloatEpilogue, FloatResidual, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat, Pictures,
         PoolWindow,
@@ -33,13 +30,38 @@ pub(super) enum Kind {
         epilogue: Arc<IntegerEpilogue>,
         sum: Option<IntegerSum>,
     },
-    AddFloat(FloatEpilogue),
-    AddInteger {
+    /// `per_channel` is the operand that has one number a channel.
+    PairFloat {
+        pair: Pair,
+        per_channel: Option<usize>,
+        epilogue: FloatEpilogue,
+    },
+    /// Likewise.
+    PairInteger {
+        pair: Pair,
+        per_channel: Option<usize>,
         a: Affine,
         b: Affine,
         grid: Affine,
         low: u8,
         high: u8,
+    },
+    MapFloat {
+        function: Function,
+        epilogue: FloatEpilogue,
+    },
+    /// A function of 256 arguments.
+    MapInteger(Arc<Table>),
+    /// Values one after the other along an axis of the storage order.
+    ConcatFloat {
+        axis: usize,
+        epilogue: FloatEpilogue,
+    },
+    /// A table for each value that is on another grid, or clipped.
+    ConcatInteger {
+        axis: usize,
+        tables: Vec<Option<Arc<Table>>>,
+        grid: Affine,
     },
     AverageFloat {
         window: AverageWindow,
@@ -60,10 +82,34 @@ pub(super) enum Kind {
     },
     Quantize(Affine),
     Dequantize(Affine),
-    Reshape(SampleShape),
-    Softmax {
-        axis: usize,
+    /// What candle does, in a tensor of its own.
+    Tensor {
+        op: Arc<Op>,
+        shape: SampleShape,
     },
+}
+
+/// A function of two elements that has kernels of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pair {
+    Add,
+    Mul,
+}
+
+/// What becomes of each integer, and the number that this stands for.
+#[derive(Debug)]
+pub(super) struct Table {
+    quantized: [u8; 256],
+    float: [f32; 256],
+}
+
+impl Table {
+    /// `f` from one grid to another, clipped to `low..=high`.
+    pub(super) fn new(from: Affine, to: Affine, [low, high]: [u8; 2], f: impl Fn(f32) -> f32) -> Table {
+        let quantized: [u8; 256] =
+            std::array::from_fn(|q| to.quantize(f(from.dequantize(q as u8))).clamp(low, high.max(low)));
+        Table { quantized, float: quantized.map(|q| to.dequantize(q)) }
+    }
 }
 
 /// An addition in integers that a convolution does.
@@ -91,8 +137,14 @@ impl Kind {
             Kind::ConvFloat { .. } => "conv and add f32",
             Kind::ConvInteger { sum: None, .. } => "conv u8s8",
             Kind::ConvInteger { .. } => "conv and add u8s8",
-            Kind::AddFloat(_) => "add f32",
-            Kind::AddInteger { .. } => "add u8",
+            Kind::PairFloat { pair: Pair::Add, .. } => "add f32",
+            Kind::PairFloat { pair: Pair::Mul, .. } => "mul f32",
+            Kind::PairInteger { pair: Pair::Add, .. } => "add u8",
+            Kind::PairInteger { pair: Pair::Mul, .. } => "mul u8",
+            Kind::MapFloat { .. } => "map f32",
+            Kind::MapInteger(_) => "map u8",
+            Kind::ConcatFloat { .. } => "concat f32",
+            Kind::ConcatInteger { .. } => "concat u8",
             Kind::AverageFloat { .. } => "average pool f32",
             Kind::AverageInteger { .. } => "average pool u8",
             Kind::MaxPool(_) => "max pool",
@@ -100,8 +152,7 @@ impl Kind {
             Kind::ClipInteger { .. } => "clip u8",
             Kind::Quantize(_) => "quantize",
             Kind::Dequantize(_) => "dequantize",
-            Kind::Reshape(_) => "reshape",
-            Kind::Softmax { .. } => "softmax",
+            Kind::Tensor { op, .. } => op.name(),
         }
     }
 
@@ -115,12 +166,7 @@ impl Kind {
     ) -> Result<Tensor> {
         let first = &inputs[0];
         match (self, to) {
-            (Kind::Reshape(shape), _) => {
-                let dims: Vec<usize> = std::iter::once(first.dim(0)?).chain(shape.iter().copied()).collect();
-                // A copy, since the buffer below it is written again.
-                stored(&logical(first)?.force_contiguous()?.reshape(dims)?)
-            }
-            (Kind::Softmax { axis }, _) => stored(&candle_nn::ops::softmax(&logical(first)?.contiguous()?, axis + 1)?),
+            (Kind::Tensor { op, shape }, _) => tensors::compute(op, inputs, shape),
             (_, Some(to)) => {
                 let dims = match *first.dims() {
                     [n, h, w, c] => [n, h, w, c],
@@ -130,10 +176,21 @@ impl Kind {
                         [first.elem_count() / features.max(1), 1, 1, features]
                     }
                 };
-                let call = Call { kind: self, kernels, dims, parallel };
-                match inputs {
-                    [x] => to.inplace_op2(x, &call)?,
-                    [a, b] => to.inplace_op3(a, b, &call)?,
+                let batch = first.dim(0)?;
+                let call = |part| Call { kind: self, kernels, dims, batch, parallel, part };
+                match (self, inputs) {
+                    (&Kind::ConcatFloat { axis, .. } | &Kind::ConcatInteger { axis, .. }, _) => {
+                        // One call a value, each of which writes its share of every row.
+                        let inner: usize = to.dims()[axis + 1..].iter().product();
+                        let mut start = 0;
+                        for (index, x) in inputs.iter().enumerate() {
+                            let len = x.dim(axis)? * inner;
+                            to.inplace_op2(x, &call(Part { index, start, len, row: to.dim(axis)? * inner }))?;
+                            start += len;
+                        }
+                    }
+                    (_, [x]) => to.inplace_op2(x, &call(Part::default()))?,
+                    (_, [a, b]) => to.inplace_op3(a, b, &call(Part::default()))?,
                     _ => bail!("{} reads {} tensors", self.name(), inputs.len()),
                 }
                 Ok(to.clone())
@@ -147,9 +204,33 @@ impl Kind {
 struct Call<'a> {
     kind: &'a Kind,
     kernels: Kernels,
-    /// Batch, height, width and channels of the first input.
+    /// Batch, height, width and channels of the first input; of rows of features, how many there are.
     dims: [usize; 4],
+    /// Samples.
+    batch: usize,
     parallel: bool,
+    part: Part,
+}
+
+/// What one value of several writes.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    /// Which value.
+    index: usize,
+    /// Where its share of a row starts.
+    start: usize,
+    /// How long that is.
+    len: usize,
+    /// How long the rows are.
+    row: usize,
+}
+
+impl Part {
+    /// Applies `work` to this value's share of all rows.
+    fn each<X, Y>(&self, x: &[X], y: &mut [Y], mut work: impl FnMut(&[X], &mut [Y])) {
+        let rows = y.chunks_exact_mut(self.row.max(1)).map(|row| &mut row[self.start..self.start + self.len]);
+        x.chunks_exact(self.len.max(1)).zip(rows).for_each(|(x, y)| work(x, y));
+    }
 }
 
 /// Contiguous elements of an input.
@@ -232,11 +313,60 @@ impl Call<'_> {
                 let residual = IntegerResidual { x: addend, x_grid, grid, low, high };
                 kernels.conv_integer(&weight.packed, pictures, epilogue, Some(residual), out, self.parallel);
             }
-            (Kind::AddFloat(epilogue), [Data::Float(a), Data::Float(b)], out) => {
-                kernels.add_float(a, b, *epilogue, out, self.parallel);
+            (&Kind::PairFloat { pair, per_channel, epilogue }, [Data::Float(a), Data::Float(b)], out) => {
+                let kernel = match pair {
+                    Pair::Add => Kernels::add_float,
+                    Pair::Mul => Kernels::mul_float,
+                };
+                let run =
+                    |a: &[f32], b: &[f32], out: Output<'_>, parallel| kernel(kernels, a, b, epilogue, out, parallel);
+                match per_channel {
+                    None => run(a, b, out, self.parallel),
+                    Some(0) => per_channel_pair(b, a, out, self.batch, |b, a, out| run(a, b, out, false)),
+                    Some(_) => per_channel_pair(a, b, out, self.batch, |a, b, out| run(a, b, out, false)),
+                }
             }
-            (Kind::AddInteger { a, b, grid, low, high }, [Data::Quantized(x), Data::Quantized(y)], out) => {
-                kernels.add_integer((x, *a), (y, *b), *grid, (*low, *high), out, self.parallel);
+            (
+                &Kind::PairInteger { pair, per_channel, a, b, grid, low, high },
+                [Data::Quantized(x), Data::Quantized(y)],
+                out,
+            ) => {
+                let kernel = match pair {
+                    Pair::Add => Kernels::add_integer,
+                    Pair::Mul => Kernels::mul_integer,
+                };
+                let run = |x: &[u8], y: &[u8], out: Output<'_>, parallel| {
+                    kernel(kernels, (x, a), (y, b), grid, (low, high), out, parallel);
+                };
+                match per_channel {
+                    None => run(x, y, out, self.parallel),
+                    Some(0) => per_channel_pair(y, x, out, self.batch, |y, x, out| run(x, y, out, false)),
+                    Some(_) => per_channel_pair(x, y, out, self.batch, |x, y, out| run(x, y, out, false)),
+                }
+            }
+            (&Kind::MapFloat { function, epilogue }, [Data::Float(x)], out) => {
+                kernels.map(x, function, epilogue, out, self.parallel);
+            }
+            (Kind::MapInteger(table), [Data::Quantized(x)], Output::Quantized(y)) => {
+                kernels.look_up(x, &table.quantized, y, self.parallel);
+            }
+            (Kind::MapInteger(table), [Data::Quantized(x)], Output::Float(y)) => {
+                kernels.look_up(x, &table.float, y, self.parallel);
+            }
+            (Kind::ConcatFloat { epilogue, .. }, [Data::Float(x)], Output::Float(y)) => {
+                self.part.each(x, y, |x, y| kernels.clip_float(x, *epilogue, y, false));
+            }
+            (Kind::ConcatInteger { tables, grid, .. }, [Data::Quantized(x)], out) => {
+                match (out, tables.get(self.part.index).and_then(Option::as_ref)) {
+                    (Output::Quantized(y), None) => self.part.each(x, y, |x, y| y.copy_from_slice(x)),
+                    (Output::Quantized(y), Some(table)) => {
+                        self.part.each(x, y, |x, y| kernels.look_up(x, &table.quantized, y, false));
+                    }
+                    (Output::Float(y), None) => self.part.each(x, y, |x, y| kernels.dequantize(x, *grid, y, false)),
+                    (Output::Float(y), Some(table)) => {
+                        self.part.each(x, y, |x, y| kernels.look_up(x, &table.float, y, false));
+                    }
+                }
             }
             (Kind::AverageFloat { window, epilogue }, [Data::Float(x)], out) => {
                 let (pool, divisor) = window.over([n, h, w, c]);
@@ -286,6 +416,32 @@ impl Call<'_> {
             (kind, ..) => bail!("{} got tensors of another type", kind.name()),
         }
         Ok(())
+    }
+}
+
+/// Applies `work` to all of `x` with `channels`, one number a channel of each sample, beside it: repeated over so many
+/// pixels that calls are few.
+fn per_channel_pair<T: Copy>(
+    x: &[T],
+    channels: &[T],
+    out: Output<'_>,
+    batch: usize,
+    work: impl Fn(&[T], &[T], Output<'_>),
+) {
+    const AT_ONCE: usize = 2048;
+    let (sample, row) = (x.len() / batch.max(1), channels.len() / batch.max(1));
+    let at_once = AT_ONCE.div_ceil(row.max(1)) * row.max(1);
+    let mut out = out;
+    for (index, (x, channels)) in x.chunks(sample.max(1)).zip(channels.chunks(row.max(1))).enumerate() {
+        let repeated: Vec<T> = channels.iter().copied().cycle().take(at_once.min(x.len())).collect();
+        for (part, x) in x.chunks(at_once).enumerate() {
+            let start = index * sample + part * at_once;
+            let beside = &repeated[..x.len()];
+            match &mut out {
+                Output::Float(y) => work(x, beside, Output::Float(&mut y[start..start + x.len()])),
+                Output::Quantized(y) => work(x, beside, Output::Quantized(&mut y[start..start + x.len()])),
+            }
+        }
     }
 }
 

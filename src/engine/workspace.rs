@@ -31,7 +31,7 @@ impl Buffers {
         let mut free: Vec<usize> = Vec::new();
         for step in steps {
             let slot = slots[step.output.0];
-            if !matches!(step.kind, Kind::Reshape(_) | Kind::Softmax { .. }) {
+            if !matches!(step.kind, Kind::Tensor { .. }) {
                 let quantized = slot.representation != Representation::Float;
                 let len = graph.value(slot.value).shape.iter().product();
                 let fitting = free.iter().copied().filter(|&b| buffers[b].quantized == quantized);
@@ -123,6 +123,15 @@ pub(super) fn stored_dims(batch: usize, shape: &[usize]) -> Vec<usize> {
     match *shape {
         [c, h, w] => vec![batch, h, w, c],
         _ => std::iter::once(batch).chain(shape.iter().copied()).collect(),
+    }
+}
+
+/// Where axis `axis` of a sample is in a tensor in storage order of this rank.
+pub(super) fn stored_axis(rank: usize, axis: usize) -> usize {
+    match (rank, axis) {
+        (4, 0) => 3,
+        (4, _) => axis,
+        _ => axis + 1,
     }
 }
 

@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 
 use super::{ExportError, Source};
 use crate::{
-    engine::carries,
     graph::{Group, GroupId, NodeId, Op, module_path},
     onnx::proto::{GraphProto, ModelProto},
     ptq::Converted,
@@ -147,7 +146,7 @@ impl Lists<'_> {
             let node = NodeId(index);
             let fp32 = match self.source.groups.of_node(node) {
                 Some(group) => self.qconfigs[group.0].is_none(),
-                None => !carries(&graph.node(node).op),
+                None => !graph.node(node).op.carries(),
             };
             if fp32 {
                 excluded.push(self.name(node)?);

@@ -71,7 +71,7 @@ pub(super) fn raise(proto: &mut ModelProto, model: &Model) -> Result<(), ExportE
 fn softmax_axis(model: &Model, file_node: usize) -> Option<i64> {
     let node = model.origins.iter().position(|origin| origin.first() == Some(&file_node))?;
     match model.graph.nodes.get(node)?.op {
-        Op::Softmax { axis } => i64::try_from(axis + 1).ok(),
+        Op::Softmax { axis, log: false } => i64::try_from(axis + 1).ok(),
         _ => None,
     }
 }

@@ -160,6 +160,9 @@ impl<'a> Rewrite<'a> {
         if main >= self.file.node.len() || folded.iter().any(|&node| node >= self.file.node.len()) {
             return Err(ExportError::Source);
         }
+        if !self.follow_each_other(main, folded) {
+            return Err(self.refuse(anchor, "is apart from what is folded into it; leave its group in fp32"));
+        }
         let inputs: Vec<usize> = (self.file.node[main].input.iter().enumerate())
             .filter(|(_, name)| self.computed.contains(*name))
             .map(|(at, _)| at)
@@ -191,6 +194,25 @@ impl<'a> Rewrite<'a> {
         let value = Dequantized { grid, dtype: one.dtype, integers: integers.clone(), channels, last, for_float: None };
         self.dequantized.insert(dequantized, value);
         Ok(Place { main, inputs, last, integers })
+    }
+
+    /// Whether each node in `folded` reads what the one before it writes, the first what `main` writes; nodes that
+    /// change nothing may stand between.
+    fn follow_each_other(&self, main: usize, folded: &[usize]) -> bool {
+        let mut written: HashSet<&String> = self.file.node[main].output.iter().take(1).collect();
+        for &next in folded {
+            for node in &self.file.node {
+                let passes = matches!(node.op_type.as_str(), "Identity" | "Dropout");
+                if passes && node.input.first().is_some_and(|input| written.contains(input)) {
+                    written.extend(node.output.first());
+                }
+            }
+            if !self.file.node[next].input.iter().any(|input| written.contains(input)) {
+                return false;
+            }
+            written = self.file.node[next].output.iter().take(1).collect();
+        }
+        true
     }
 
     /// Has every node read what has moved.

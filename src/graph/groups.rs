@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Graph, NodeId, Op, ValueId, ids::module_path};
+use super::{Graph, Node, NodeId, Op, ValueId, ids::module_path};
 
 /// Index of a [`Group`] among its graph's groups, in topological order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,10 +42,10 @@ pub struct Groups {
 const MAX_REDUCTION: usize = ((1 << 30) - 1) / (255 * 127);
 
 impl Groups {
-    /// Forms the groups of a graph: every convolution, linear layer, addition and average pool, with a
-    /// [`Op::Clip`] behind it when that is the only reader.
+    /// Forms the groups of a graph: every convolution, linear layer, addition, product, concatenation, activation and
+    /// average pool, with a [`Op::Clip`] behind it when that is the only reader.
     ///
-    /// A layer whose reduction is so long that its s32 sum could overflow forms no group and stays fp32.
+    /// An addition or product of shapes that [`broadcast`] knows not, and a layer whose reduction is so long that its s32 sum could overflow, form no group and stay fp32.
     pub fn of(graph: &Graph) -> Groups {
         let consumers = graph.consumers();
         let mut groups = Vec::new();
@@ -55,7 +55,9 @@ impl Groups {
             let weight_name = match &node.op {
                 Op::Conv(conv) if conv.weight.dims[1..].iter().product::<usize>() <= MAX_REDUCTION => &conv.weight_name,
                 Op::Linear(linear) if linear.weight.dims[1] <= MAX_REDUCTION => &linear.weight_name,
-                Op::Add | Op::AveragePool { .. } | Op::GlobalAveragePool => "",
+                Op::AveragePool { .. } | Op::GlobalAveragePool | Op::Concat { .. } => "",
+                Op::Add | Op::Mul if broadcast(graph, node).is_some() => "",
+                Op::Map(function) if function.is_activation() => "",
                 _ => continue,
             };
             let anchor = NodeId(index);
@@ -134,6 +136,31 @@ impl Groups {
         };
         by_id.or_else(by_alias).map(GroupId)
     }
+}
+
+/// How the operands of a sum or product lie beside each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broadcast {
+    /// They have one shape.
+    None,
+    /// The operand of this index has one number a channel, or one a feature; the other one has the output's shape.
+    PerChannel(usize),
+}
+
+/// How the operands of a sum or product lie, where that is a way that its kernels know.
+pub fn broadcast(graph: &Graph, node: &Node) -> Option<Broadcast> {
+    let [a, b] = node.inputs[..] else { return None };
+    let (output, shapes) = (&graph.value(node.output).shape, [&graph.value(a).shape, &graph.value(b).shape]);
+    if shapes == [output; 2] {
+        return Some(Broadcast::None);
+    }
+    // Channels of pictures are the axis that is stored last.
+    let channel = if output.len() == 3 { 0 } else { output.len().checked_sub(1)? };
+    let row = |shape: &[usize]| {
+        shape.len() == output.len()
+            && shape.iter().enumerate().all(|(axis, &dim)| dim == if axis == channel { output[axis] } else { 1 })
+    };
+    (0..2).find(|&i| row(shapes[i]) && shapes[1 - i] == output).map(Broadcast::PerChannel)
 }
 
 /// `id`, or when another group has it already, the node's name, or that with a number.

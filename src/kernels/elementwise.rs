@@ -54,6 +54,20 @@ impl Kernels {
         }
     }
 
+    /// As [`Kernels::add_float`], `clip(a · b)`.
+    ///
+    /// # Panics
+    /// As for it.
+    pub fn mul_float(self, a: &[f32], b: &[f32], epilogue: FloatEpilogue, out: Output<'_>, parallel: bool) {
+        match (out, epilogue.grid) {
+            (Output::Float(y), _) => in_parts(a, b, y, parallel, |a, b, y| mul_float(self, epilogue, a, b, y)),
+            (Output::Quantized(y), Some(grid)) => {
+                in_parts(a, b, y, parallel, |a, b, y| mul_float_quantized(self, epilogue, grid, a, b, y));
+            }
+            (Output::Quantized(_), None) => panic!("a quantized output needs a grid"),
+        }
+    }
+
     /// The sum of two quantized tensors on the grid `out`, between `low` and `high`; written as is, or
     /// dequantized. The arithmetic is that of QuantizeLinear and DequantizeLinear around an ONNX `Add`:
     /// `y = clamp(rne(((a − z_a)·s_a + (b − z_b)·s_b) / s_y) + z_y)` in f32.
@@ -74,6 +88,28 @@ impl Kernels {
             }
             Output::Quantized(y) => {
                 in_parts(a, b, y, parallel, |a, b, y| add_integer(self, grids, bounds, a, b, y));
+            }
+        }
+    }
+
+    /// As [`Kernels::add_integer`], the product: `y = clamp(rne((a − z_a)·s_a · (b − z_b)·s_b / s_y) + z_y)` in f32.
+    pub fn mul_integer(
+        self,
+        (a, a_grid): (&[u8], Affine),
+        (b, b_grid): (&[u8], Affine),
+        grid: Affine,
+        (low, high): (u8, u8),
+        out: Output<'_>,
+        parallel: bool,
+    ) {
+        let bounds = bounds(&grid, low, high);
+        let grids = [a_grid, b_grid, grid];
+        match out {
+            Output::Float(y) => {
+                in_parts(a, b, y, parallel, |a, b, y| mul_integer_dequantized(self, grids, bounds, a, b, y));
+            }
+            Output::Quantized(y) => {
+                in_parts(a, b, y, parallel, |a, b, y| mul_integer(self, grids, bounds, a, b, y));
             }
         }
     }
@@ -229,19 +265,25 @@ impl<S: Simd> Clip<S> {
         x
     }
 
-    /// `clip(a + b)` of four vectors.
+    /// `clip(a + b)`, or `clip(a · b)`, of four vectors.
     #[inline(always)]
-    unsafe fn sums(&self, a: *const f32, b: *const f32) -> [S::F; 4] {
+    unsafe fn pairs<const MUL: bool>(&self, a: *const f32, b: *const f32) -> [S::F; 4] {
         // SAFETY: the caller's promise.
-        unsafe { self.clip(sums::<S>(load::<S>(a), load::<S>(b))) }
+        unsafe { self.clip(pairs::<S, MUL>(load::<S>(a), load::<S>(b))) }
     }
 }
 
-/// `a + b`.
+/// `a + b`, or `a · b`.
 #[inline(always)]
-unsafe fn sums<S: Simd>(a: [S::F; 4], b: [S::F; 4]) -> [S::F; 4] {
+unsafe fn pairs<S: Simd, const MUL: bool>(a: [S::F; 4], b: [S::F; 4]) -> [S::F; 4] {
     // SAFETY: the caller's promise.
-    unsafe { [S::add(a[0], b[0]), S::add(a[1], b[1]), S::add(a[2], b[2]), S::add(a[3], b[3])] }
+    unsafe {
+        if MUL {
+            [S::mul(a[0], b[0]), S::mul(a[1], b[1]), S::mul(a[2], b[2]), S::mul(a[3], b[3])]
+        } else {
+            [S::add(a[0], b[0]), S::add(a[1], b[1]), S::add(a[2], b[2]), S::add(a[3], b[3])]
+        }
+    }
 }
 
 impl<S: Simd> Elementwise<S> for Clip<S> {
@@ -262,101 +304,127 @@ fn clip_body<S: Simd>(epilogue: FloatEpilogue, x: &[f32], y: &mut [f32]) {
 }
 dispatch!(fn clip(epilogue: FloatEpilogue, x: &[f32], y: &mut [f32]) -> () = clip_body);
 
-/// `clip(a + b)`.
-struct AddFloat<S: Simd>(Clip<S>);
+/// `clip(a + b)`, or `clip(a · b)`.
+struct PairFloat<S: Simd, const MUL: bool>(Clip<S>);
 
-impl<S: Simd> Elementwise<S> for AddFloat<S> {
+impl<S: Simd, const MUL: bool> Elementwise<S> for PairFloat<S, MUL> {
     type X = f32;
     type Y = f32;
 
     #[inline(always)]
     unsafe fn apply(&self, a: *const f32, b: *const f32, y: *mut f32) {
         // SAFETY: the caller's promise.
-        unsafe { store::<S>(y, self.0.sums(a, b)) };
+        unsafe { store::<S>(y, self.0.pairs::<MUL>(a, b)) };
     }
 }
 
 #[inline(always)]
 fn add_float_body<S: Simd>(epilogue: FloatEpilogue, a: &[f32], b: &[f32], y: &mut [f32]) {
     // SAFETY: S is what this is compiled for.
-    apply_body::<S, _>(&AddFloat(unsafe { Clip::new(&epilogue) }), a, b, y);
+    apply_body::<S, _>(&PairFloat::<S, false>(unsafe { Clip::new(&epilogue) }), a, b, y);
 }
 dispatch!(fn add_float(epilogue: FloatEpilogue, a: &[f32], b: &[f32], y: &mut [f32]) -> () = add_float_body);
 
-/// `clip(a + b)`, quantized.
-struct AddFloatQuantized<S: Simd>(Clip<S>, Grid<S>);
+#[inline(always)]
+fn mul_float_body<S: Simd>(epilogue: FloatEpilogue, a: &[f32], b: &[f32], y: &mut [f32]) {
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&PairFloat::<S, true>(unsafe { Clip::new(&epilogue) }), a, b, y);
+}
+dispatch!(fn mul_float(epilogue: FloatEpilogue, a: &[f32], b: &[f32], y: &mut [f32]) -> () = mul_float_body);
 
-impl<S: Simd> Elementwise<S> for AddFloatQuantized<S> {
+/// As [`PairFloat`], quantized.
+struct PairFloatQuantized<S: Simd, const MUL: bool>(Clip<S>, Grid<S>);
+
+impl<S: Simd, const MUL: bool> Elementwise<S> for PairFloatQuantized<S, MUL> {
     type X = f32;
     type Y = u8;
 
     #[inline(always)]
     unsafe fn apply(&self, a: *const f32, b: *const f32, y: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { store_quantized(y, self.0.sums(a, b), &self.1) };
+        unsafe { store_quantized(y, self.0.pairs::<MUL>(a, b), &self.1) };
     }
 }
 
 #[inline(always)]
 fn add_float_quantized_body<S: Simd>(epilogue: FloatEpilogue, grid: Affine, a: &[f32], b: &[f32], y: &mut [u8]) {
     // SAFETY: S is what this is compiled for.
-    apply_body::<S, _>(&unsafe { AddFloatQuantized(Clip::new(&epilogue), whole(&grid)) }, a, b, y);
+    apply_body::<S, _>(&unsafe { PairFloatQuantized::<S, false>(Clip::new(&epilogue), whole(&grid)) }, a, b, y);
 }
 dispatch!(
     fn add_float_quantized(epilogue: FloatEpilogue, grid: Affine, a: &[f32], b: &[f32], y: &mut [u8]) -> () =
         add_float_quantized_body
 );
 
-/// A sum of integers, as it is: `y = clamp(rne(((a − z_a)·s_a + (b − z_b)·s_b) / s_y) + z_y)` in f32.
-struct AddInteger<S: Simd> {
+#[inline(always)]
+fn mul_float_quantized_body<S: Simd>(epilogue: FloatEpilogue, grid: Affine, a: &[f32], b: &[f32], y: &mut [u8]) {
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&unsafe { PairFloatQuantized::<S, true>(Clip::new(&epilogue), whole(&grid)) }, a, b, y);
+}
+dispatch!(
+    fn mul_float_quantized(epilogue: FloatEpilogue, grid: Affine, a: &[f32], b: &[f32], y: &mut [u8]) -> () =
+        mul_float_quantized_body
+);
+
+/// A sum of integers, as it is: `y = clamp(rne(((a − z_a)·s_a + (b − z_b)·s_b) / s_y) + z_y)` in f32; or a product.
+struct PairInteger<S: Simd, const MUL: bool> {
     a: Grid<S>,
     b: Grid<S>,
     out: Grid<S>,
 }
 
 /// Its methods ask of their caller what those of [`Simd`] do.
-impl<S: Simd> AddInteger<S> {
+impl<S: Simd, const MUL: bool> PairInteger<S, MUL> {
     #[inline(always)]
-    unsafe fn new([a, b, out]: [Affine; 3], [low, high]: [u8; 2]) -> AddInteger<S> {
+    unsafe fn new([a, b, out]: [Affine; 3], [low, high]: [u8; 2]) -> Self {
         // SAFETY: the caller's promise.
-        unsafe { AddInteger { a: whole(&a), b: whole(&b), out: Grid::new(&out, low, high) } }
+        unsafe { PairInteger { a: whole(&a), b: whole(&b), out: Grid::new(&out, low, high) } }
     }
 
     /// Four vectors.
     #[inline(always)]
-    unsafe fn add(&self, a: *const u8, b: *const u8, y: *mut u8) {
+    unsafe fn pair(&self, a: *const u8, b: *const u8, y: *mut u8) {
         // SAFETY: the caller's promise.
         unsafe {
             let (a, b) = (load_quantized(a, &self.a), load_quantized(b, &self.b));
-            store_quantized(y, sums::<S>(a, b), &self.out);
+            store_quantized(y, pairs::<S, MUL>(a, b), &self.out);
         }
     }
 }
 
-impl<S: Simd> Elementwise<S> for AddInteger<S> {
+impl<S: Simd, const MUL: bool> Elementwise<S> for PairInteger<S, MUL> {
     type X = u8;
     type Y = u8;
 
     #[inline(always)]
     unsafe fn apply(&self, a: *const u8, b: *const u8, y: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { self.add(a, b, y) };
+        unsafe { self.pair(a, b, y) };
     }
 }
 
 #[inline(always)]
 fn add_integer_body<S: Simd>(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [u8]) {
     // SAFETY: S is what this is compiled for.
-    apply_body::<S, _>(&unsafe { AddInteger::new(grids, bounds) }, a, b, y);
+    apply_body::<S, _>(&unsafe { PairInteger::<S, false>::new(grids, bounds) }, a, b, y);
 }
 dispatch!(
     fn add_integer(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [u8]) -> () = add_integer_body
 );
 
-/// A sum of integers, dequantized.
-struct AddIntegerDequantized<S: Simd>(AddInteger<S>);
+#[inline(always)]
+fn mul_integer_body<S: Simd>(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [u8]) {
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&unsafe { PairInteger::<S, true>::new(grids, bounds) }, a, b, y);
+}
+dispatch!(
+    fn mul_integer(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [u8]) -> () = mul_integer_body
+);
 
-impl<S: Simd> Elementwise<S> for AddIntegerDequantized<S> {
+/// As [`PairInteger`], dequantized.
+struct PairIntegerDequantized<S: Simd, const MUL: bool>(PairInteger<S, MUL>);
+
+impl<S: Simd, const MUL: bool> Elementwise<S> for PairIntegerDequantized<S, MUL> {
     type X = u8;
     type Y = f32;
 
@@ -365,7 +433,7 @@ impl<S: Simd> Elementwise<S> for AddIntegerDequantized<S> {
         // SAFETY: the caller's promise.
         unsafe {
             let mut bytes = [0; MAX_BLOCK];
-            self.0.add(a, b, bytes.as_mut_ptr());
+            self.0.pair(a, b, bytes.as_mut_ptr());
             store::<S>(y, load_quantized(bytes.as_ptr(), &self.0.out));
         }
     }
@@ -374,9 +442,19 @@ impl<S: Simd> Elementwise<S> for AddIntegerDequantized<S> {
 #[inline(always)]
 fn add_integer_dequantized_body<S: Simd>(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [f32]) {
     // SAFETY: S is what this is compiled for.
-    apply_body::<S, _>(&AddIntegerDequantized(unsafe { AddInteger::new(grids, bounds) }), a, b, y);
+    apply_body::<S, _>(&PairIntegerDequantized::<S, false>(unsafe { PairInteger::new(grids, bounds) }), a, b, y);
 }
 dispatch!(
     fn add_integer_dequantized(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [f32]) -> () =
         add_integer_dequantized_body
+);
+
+#[inline(always)]
+fn mul_integer_dequantized_body<S: Simd>(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [f32]) {
+    // SAFETY: S is what this is compiled for.
+    apply_body::<S, _>(&PairIntegerDequantized::<S, true>(unsafe { PairInteger::new(grids, bounds) }), a, b, y);
+}
+dispatch!(
+    fn mul_integer_dequantized(grids: [Affine; 3], bounds: [u8; 2], a: &[u8], b: &[u8], y: &mut [f32]) -> () =
+        mul_integer_dequantized_body
 );

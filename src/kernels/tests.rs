@@ -712,6 +712,24 @@ proptest! {
             let expected: Vec<f32> = expected.iter().map(|&q| dequantize(q, &grid)).collect();
             prop_assert_eq!(difference(&bits(&y), &bits(&expected)), None, "{} add u8 to f32", name);
 
+            let products: Vec<f32> = a.iter().zip(&b).map(|(a, b)| clip(a * b, &epilogue)).collect();
+            let mut y = vec![f32::NAN; len];
+            kernels.mul_float(&a, &b, epilogue, Output::Float(&mut y), parallel);
+            prop_assert_eq!(difference(&bits(&y), &bits(&products)), None, "{} mul f32", name);
+            let mut y = vec![77; len];
+            kernels.mul_float(&a, &b, epilogue, Output::Quantized(&mut y), parallel);
+            let expected: Vec<u8> = products.iter().map(|&x| quantize(x, &grid)).collect();
+            prop_assert_eq!(difference(&y, &expected), None, "{} mul f32 to u8", name);
+            let product = |(&a, &b): (&u8, &u8)| quantize(dequantize(a, &a_grid) * dequantize(b, &b_grid), &grid);
+            let expected: Vec<u8> = qa.iter().zip(&qb).map(product).map(|q| q.max(low).min(high)).collect();
+            let mut y = vec![77; len];
+            kernels.mul_integer((&qa, a_grid), (&qb, b_grid), grid, (low, high), Output::Quantized(&mut y), parallel);
+            prop_assert_eq!(difference(&y, &expected), None, "{} mul u8", name);
+            let mut y = vec![f32::NAN; len];
+            kernels.mul_integer((&qa, a_grid), (&qb, b_grid), grid, (low, high), Output::Float(&mut y), parallel);
+            let expected: Vec<f32> = expected.iter().map(|&q| dequantize(q, &grid)).collect();
+            prop_assert_eq!(difference(&bits(&y), &bits(&expected)), None, "{} mul u8 to f32", name);
+
             let mut y = vec![f32::NAN; len];
             kernels.clip_float(&a, epilogue, &mut y, parallel);
             let expected: Vec<f32> = a.iter().map(|&x| clip(x, &epilogue)).collect();

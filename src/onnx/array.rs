@@ -16,8 +16,8 @@ pub(super) enum Known {
 pub(super) enum Int {
     /// A number.
     Fixed(i64),
-    /// The batch, whatever it will be when the network runs.
-    Batch,
+    /// So many times the batch, whatever that will be when the network runs; above 0.
+    Batch(i64),
 }
 
 /// Elements in row-major order; their number is the product of `dims`.
@@ -57,51 +57,89 @@ impl<T: Copy> Array<T> {
         }
         let dims: Vec<usize> = order.iter().map(|&axis| self.dims[axis]).collect();
         let steps: Vec<usize> = order.iter().map(|&axis| strides[axis]).collect();
-        let mut at = vec![0; rank];
-        let mut offset = 0;
-        let mut data = Vec::with_capacity(self.data.len());
-        for _ in 0..self.data.len() {
-            data.push(self.data[offset]);
-            for axis in (0..rank).rev() {
-                at[axis] += 1;
-                offset += steps[axis];
-                if at[axis] < dims[axis] {
-                    break;
-                }
-                offset -= steps[axis] * dims[axis];
-                at[axis] = 0;
+        let data = walk(&dims, &steps).map(|at| self.data[at]).collect();
+        Some(Array { dims, data })
+    }
+
+    /// The slices at `indices` of an axis, negative ones from the end; the axis becomes those of `indices`.
+    pub(super) fn gathered(&self, axis: usize, indices: &Array<i64>) -> Option<Array<T>> {
+        let len = *self.dims.get(axis)?;
+        let chosen = indices.data.iter().map(|&index| from_end(index, len)).collect::<Option<Vec<_>>>()?;
+        let mut dims = self.dims[..axis].to_vec();
+        dims.extend(&indices.dims);
+        dims.extend(&self.dims[axis + 1..]);
+        Some(Array { dims, data: self.slices(axis, &chosen) })
+    }
+
+    /// As [`Array::gathered`] for one list of indices.
+    pub(super) fn selected(&self, axis: usize, indices: &[usize]) -> Option<Array<T>> {
+        let mut dims = self.dims.clone();
+        let len = std::mem::replace(dims.get_mut(axis)?, indices.len());
+        indices.iter().all(|&index| index < len).then(|| Array { dims, data: self.slices(axis, indices) })
+    }
+
+    /// The elements of slices that are there.
+    fn slices(&self, axis: usize, indices: &[usize]) -> Arc<[T]> {
+        let (len, inner) = (self.dims[axis], self.dims[axis + 1..].iter().product::<usize>());
+        let outer = self.data.chunks_exact((len * inner).max(1));
+        outer
+            .flat_map(|block| indices.iter().flat_map(move |&at| &block[at * inner..(at + 1) * inner]))
+            .copied()
+            .collect()
+    }
+
+    /// Arrays one after the other along an axis; `None` where another dimension differs.
+    pub(super) fn concatenated(arrays: &[Array<T>], axis: usize) -> Option<Array<T>> {
+        let mut dims = arrays.first()?.dims.clone();
+        dims.get(axis)?;
+        dims[axis] = 0;
+        for array in arrays {
+            let fits = array.dims.len() == dims.len() && (0..dims.len()).all(|i| i == axis || array.dims[i] == dims[i]);
+            dims[axis] = dims[axis].checked_add(*array.dims.get(axis).filter(|_| fits)?)?;
+        }
+        let inner: usize = dims[axis + 1..].iter().product();
+        let outer: usize = dims[..axis].iter().product();
+        let mut data = Vec::with_capacity(arrays.iter().map(|array| array.data.len()).sum());
+        for block in 0..outer {
+            for array in arrays {
+                let len = array.dims[axis] * inner;
+                data.extend_from_slice(&array.data[block * len..(block + 1) * len]);
             }
         }
         Some(Array { dims, data: data.into() })
     }
 
-    /// The elements of a one-dimensional array at `indices`, negative ones from the end.
-    pub(super) fn gathered(&self, indices: &Array<i64>) -> Option<Array<T>> {
-        let [len] = self.dims[..] else { return None };
-        let data = indices.data.iter().map(|&index| Some(self.data[from_end(index, len)?]));
-        Some(Array { dims: indices.dims.clone(), data: data.collect::<Option<Arc<[T]>>>()? })
+    /// Repeats along axes of size 1, or that are not there, to `dims`; `None` where they do not broadcast to it.
+    pub(super) fn expanded(&self, dims: &[usize]) -> Option<Array<T>> {
+        if self.dims == dims {
+            return Some(self.clone());
+        }
+        let missing = dims.len().checked_sub(self.dims.len())?;
+        let own = |axis: usize| axis.checked_sub(missing).map_or(1, |axis| self.dims[axis]);
+        if (0..dims.len()).any(|axis| own(axis) != 1 && own(axis) != dims[axis]) {
+            return None;
+        }
+        let mut steps = vec![0; dims.len()];
+        let mut step = 1;
+        for axis in (0..dims.len()).rev() {
+            steps[axis] = if own(axis) == 1 { 0 } else { step };
+            step *= own(axis);
+        }
+        Some(Array { dims: dims.to_vec(), data: walk(dims, &steps).map(|at| self.data[at]).collect() })
     }
 
-    /// Every `step`-th element of a one-dimensional array from `start` to before `end`, with negative
-    /// positions from the end and positions outside clamped, as in ONNX `Slice`.
-    pub(super) fn sliced(&self, start: i64, end: i64, step: usize) -> Option<Array<T>> {
-        let [len] = self.dims[..] else { return None };
-        let signed = i64::try_from(len).ok()?;
-        let clamp = |at: i64| if at < 0 { at.saturating_add(signed) } else { at }.clamp(0, signed) as usize;
-        let (start, end) = (clamp(start), clamp(end));
-        let chosen = self.data.get(start..end.max(start))?;
-        (step > 0).then(|| Array::list(chosen.iter().step_by(step).copied().collect()))
+    /// `f` of each pair of elements; dimensions broadcast as in numpy.
+    pub(super) fn zipped<A: Copy, U>(&self, other: &Array<A>, f: impl Fn(T, A) -> Option<U>) -> Option<Array<U>> {
+        let dims = broadcast(&self.dims, &other.dims)?;
+        let (a, b) = (self.expanded(&dims)?, other.expanded(&dims)?);
+        let data = a.data.iter().zip(b.data.iter()).map(|(&a, &b)| f(a, b)).collect::<Option<Arc<[U]>>>()?;
+        Some(Array { dims, data })
     }
 
-    /// `f` of each pair of elements, where the dimensions are the same or one side has a single element.
-    pub(super) fn zipped<U>(&self, other: &Array<T>, f: impl Fn(T, T) -> Option<U>) -> Option<Array<U>> {
-        let (dims, data): (_, Option<Arc<[U]>>) = match (&self.data[..], &other.data[..]) {
-            (a, b) if self.dims == other.dims => (&self.dims, a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect()),
-            (a, &[b]) if other.dims.len() <= self.dims.len() => (&self.dims, a.iter().map(|&a| f(a, b)).collect()),
-            (&[a], b) if self.dims.len() <= other.dims.len() => (&other.dims, b.iter().map(|&b| f(a, b)).collect()),
-            _ => return None,
-        };
-        Some(Array { dims: dims.clone(), data: data? })
+    /// `f` of each element.
+    pub(super) fn mapped<U>(&self, f: impl Fn(T) -> Option<U>) -> Option<Array<U>> {
+        let data = self.data.iter().map(|&x| f(x)).collect::<Option<Arc<[U]>>>()?;
+        Some(Array { dims: self.dims.clone(), data })
     }
 }
 
@@ -110,7 +148,7 @@ impl Array<Int> {
     pub(super) fn fixed(&self) -> Option<Array<i64>> {
         let number = |int: &Int| match int {
             Int::Fixed(number) => Some(*number),
-            Int::Batch => None,
+            Int::Batch(_) => None,
         };
         Some(Array { dims: self.dims.clone(), data: self.data.iter().map(number).collect::<Option<Arc<[i64]>>>()? })
     }
@@ -140,6 +178,56 @@ impl Known {
             Known::Ints(array) => Known::Ints(array.reshaped(dims)?),
         })
     }
+}
+
+/// Offsets of all elements of an array of these dimensions, in row-major order, where a step along axis `i` is
+/// `steps[i]` elements.
+fn walk(dims: &[usize], steps: &[usize]) -> impl Iterator<Item = usize> {
+    let mut at = vec![0; dims.len()];
+    let mut offset = 0;
+    (0..count(dims).unwrap_or(0)).map(move |_| {
+        let here = offset;
+        for axis in (0..dims.len()).rev() {
+            at[axis] += 1;
+            offset += steps[axis];
+            if at[axis] < dims[axis] {
+                break;
+            }
+            offset -= steps[axis] * dims[axis];
+            at[axis] = 0;
+        }
+        here
+    })
+}
+
+/// The dimensions that both broadcast to, as in numpy.
+pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let dim = |dims: &[usize], axis: usize| (axis + dims.len()).checked_sub(rank).map_or(1, |axis| dims[axis]);
+    (0..rank)
+        .map(|axis| match (dim(a, axis), dim(b, axis)) {
+            (a, b) if a == b => Some(a),
+            (1, b) => Some(b),
+            (a, 1) => Some(a),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The indices that ONNX `Slice` takes of an axis: negative positions count from the end, and positions outside are
+/// clamped.
+pub(super) fn slice_indices(len: usize, start: i64, end: i64, step: i64) -> Option<Vec<usize>> {
+    let signed = i64::try_from(len).ok()?;
+    let at = |at: i64| if at < 0 { at.saturating_add(signed) } else { at };
+    if step > 0 {
+        let (start, end) = (at(start).clamp(0, signed), at(end).clamp(0, signed));
+        let step = usize::try_from(step).ok()?;
+        return Some((start as usize..end.max(start) as usize).step_by(step).collect());
+    }
+    let step = usize::try_from(step.checked_neg()?).ok().filter(|&step| step > 0)?;
+    // Down to the index after `end`, which may be the one before the first.
+    let (start, end) = (at(start).clamp(-1, signed - 1), at(end).clamp(-1, signed - 1));
+    Some((end + 1..=start).rev().step_by(step).map(|at| at as usize).collect())
 }
 
 /// Product of dimensions, when it fits.
@@ -173,20 +261,42 @@ mod tests {
 
     #[test]
     fn slices_as_onnx_does() {
-        let list = Array::list(vec![0, 1, 2, 3, 4]);
-        assert_eq!(list.sliced(1, i64::MAX, 2), Some(Array::list(vec![1, 3])));
-        assert_eq!(list.sliced(-2, 100, 1), Some(Array::list(vec![3, 4])));
-        assert_eq!(list.sliced(i64::MIN, -4, 1), Some(Array::list(vec![0])));
-        assert_eq!(list.sliced(3, 1, 1), Some(Array::list(vec![])));
-        assert_eq!(list.sliced(0, 5, 0), None);
+        let slice = |start, end, step| slice_indices(5, start, end, step);
+        assert_eq!(slice(1, i64::MAX, 2), Some(vec![1, 3]));
+        assert_eq!(slice(-2, 100, 1), Some(vec![3, 4]));
+        assert_eq!(slice(i64::MIN, -4, 1), Some(vec![0]));
+        assert_eq!(slice(3, 1, 1), Some(vec![]));
+        assert_eq!(slice(0, 5, 0), None);
+        assert_eq!(slice(-1, i64::MIN, -1), Some(vec![4, 3, 2, 1, 0]));
+        assert_eq!(slice(100, 1, -2), Some(vec![4, 2]));
+        assert_eq!(slice(4, -1, -1), Some(vec![]));
+        assert_eq!(slice(0, 5, i64::MIN), None);
+        assert_eq!(slice_indices(0, -1, -5, -1), Some(vec![]));
     }
 
     #[test]
-    fn gathers_from_either_end() {
+    fn gathers_and_joins_along_any_axis() {
         let list = Array::list(vec![5, 6, 7]);
-        assert_eq!(list.gathered(&Array::scalar(-1)), Some(Array::scalar(7)));
-        assert_eq!(list.gathered(&Array::list(vec![0, 3])), None);
-        assert_eq!(list.gathered(&Array::list(vec![i64::MIN])), None);
+        assert_eq!(list.gathered(0, &Array::scalar(-1)), Some(Array::scalar(7)));
+        assert_eq!(list.gathered(0, &Array::list(vec![0, 3])), None);
+        assert_eq!(list.gathered(0, &Array::list(vec![i64::MIN])), None);
+        let matrix = Array { dims: vec![2, 3], data: Arc::new([1, 2, 3, 4, 5, 6]) };
+        let columns = matrix.gathered(1, &Array::list(vec![2, 0])).unwrap();
+        assert_eq!((columns.dims.clone(), &columns.data[..]), (vec![2, 2], &[3, 1, 6, 4][..]));
+        let joined = Array::concatenated(&[columns, matrix.clone()], 1).unwrap();
+        assert_eq!((joined.dims, &joined.data[..]), (vec![2, 5], &[3, 1, 1, 2, 3, 6, 4, 4, 5, 6][..]));
+        assert_eq!(Array::concatenated(&[matrix, list], 0), None);
+    }
+
+    #[test]
+    fn broadcasts_as_numpy_does() {
+        let column = Array { dims: vec![2, 1], data: Arc::new([10, 20]) };
+        let row = Array::list(vec![1, 2, 3]);
+        let sum = column.zipped(&row, |a, b| Some(a + b)).unwrap();
+        assert_eq!((sum.dims, &sum.data[..]), (vec![2, 3], &[11, 12, 13, 21, 22, 23][..]));
+        assert_eq!(row.zipped(&Array::list(vec![1, 2]), |a, b| Some(a + b)), None);
+        assert_eq!(Array::scalar(3).expanded(&[2]), Some(Array::list(vec![3, 3])));
+        assert_eq!(row.expanded(&[2]), None);
     }
 
     #[test]

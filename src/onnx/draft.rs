@@ -1,6 +1,6 @@
 //! Nodes on the way from the file to the graph, and the names they are given.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::affine::Affine;
 use crate::graph::{Op, ValueId};
@@ -10,6 +10,8 @@ use crate::graph::{Op, ValueId};
 pub(super) enum Lowered {
     /// An operator of the graph.
     Op(Op),
+    /// An operator that reads this value beside the step before it.
+    Also(Op, ValueId),
     /// Something that is yet to be folded into the layer before it.
     Affine(Affine),
 }
@@ -18,7 +20,7 @@ pub(super) enum Lowered {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Draft {
     /// Index of the file's node that it comes from.
-    pub(super) origin: usize,
+    pub(super) origin: Option<usize>,
     pub(super) name: String,
     pub(super) op_type: String,
     pub(super) op: Lowered,
@@ -30,6 +32,9 @@ pub(super) struct Draft {
 pub(crate) struct Names {
     nodes: Taken,
     values: Taken,
+    /// Names of the file that a node, or value, has been given.
+    given: HashSet<String>,
+    outputs: HashSet<String>,
 }
 
 /// For each name taken, the number that the next one like it gets: a file in which all nodes have one
@@ -40,7 +45,28 @@ impl Names {
     /// Keeps clear of the names in the file. Those of nodes need not be unique there; the first to ask
     /// for one gets it.
     pub(crate) fn new<'a>(values: impl Iterator<Item = &'a str>) -> Names {
-        Names { nodes: Taken(HashMap::new()), values: Taken(values.map(|name| (name.to_owned(), 2)).collect()) }
+        Names {
+            nodes: Taken(HashMap::new()),
+            values: Taken(values.map(|name| (name.to_owned(), 2)).collect()),
+            given: HashSet::new(),
+            outputs: HashSet::new(),
+        }
+    }
+
+    /// The name of a node in the file for the first that asks for it, which is the node itself; for others another.
+    pub(super) fn own(&mut self, name: &str) -> String {
+        if self.given.insert(name.to_owned()) && self.nodes.0.contains_key(name) {
+            return name.to_owned();
+        }
+        self.node(name)
+    }
+
+    /// The name of a value in the file for the first that asks for it; for others another.
+    pub(super) fn output(&mut self, name: &str) -> String {
+        if self.outputs.insert(name.to_owned()) && self.values.0.contains_key(name) {
+            return name.to_owned();
+        }
+        self.value(name)
     }
 
     /// A name for a node: `wish`, or that with a number.

@@ -11,26 +11,32 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Model, affine,
-    array::count,
-    draft::{Draft, Names},
+    arrange::arrange,
+    array::{Array, count},
+    draft::{Draft, Lowered, Names},
     error::{OnnxError, UnsupportedOperator, UnsupportedOperators},
     external::External,
     fold::folding,
     input,
-    lower::{Outcome, Step, lowering},
+    lower::{Lowering, Outcome, Step, lowering},
     order,
-    proto::{GraphProto, ModelProto, NodeProto},
-    site::{Budget, Input, Refusal, Site, Slot},
+    proto::{GraphProto, ModelProto, NodeProto, data_type},
+    rewrite::{self, Rewrite},
+    site::{Budget, Form, Input, Refusal, Site, Slot},
     tensor,
+    view::{Axes, View, plain},
 };
-use crate::graph::{Graph, Node, Value, ValueId};
+use crate::graph::{Constant, Graph, Node, Op, Value, ValueId};
 
 /// Oldest operator set: older ones broadcast by attributes.
 const OLDEST: i64 = 7;
 
 /// Newest operator set whose changes have been read. A later one may change what an operator means, and
 /// a wrong answer is worse than none.
-const NEWEST: i64 = 24;
+const NEWEST: i64 = 28;
+
+/// The graph, for each node the file's nodes that it comes from, and what was done on the way.
+type Finished = (Graph, Vec<Vec<usize>>, Vec<Rewrite>);
 
 /// The graph's input comes first among the values.
 const INPUT: ValueId = ValueId(0);
@@ -46,7 +52,8 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxE
     let mut slots = constants(&mut file, &order, &mut external)?;
     let total = bytes.len() as u64 + external.bytes;
     let budget = Budget::for_bytes(total);
-    slots.insert(entry.value.name.clone(), Slot::Value(INPUT));
+    let channels_last = entry.axes != plain(entry.value.shape.len());
+    slots.insert(entry.value.name.clone(), Slot::Value(View { value: INPUT, axes: entry.axes }));
     let mut walk = Walk {
         file: &file,
         domains: proto.opset_import.iter().map(|set| (set.domain.as_str(), set.version)).collect(),
@@ -58,13 +65,18 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxE
         drafts: Vec::new(),
         unsupported: Vec::new(),
         seen: HashSet::new(),
+        arranged: HashMap::new(),
+        rewrites: Vec::new(),
+        integers: if entry.integer { HashSet::from([entry.name]) } else { HashSet::new() },
         slots,
     };
     walk.nodes(&order)?;
-    let (graph, origins) = walk.finish()?;
+    let (graph, origins, rewrites) = walk.finish()?;
     Ok(Model {
         graph,
         origins,
+        rewrites,
+        channels_last,
         opset,
         producer: [proto.producer_name, proto.producer_version].join(" ").trim().to_owned(),
         ir_version: proto.ir_version,
@@ -121,6 +133,11 @@ struct Walk<'a> {
     unsupported: Vec<UnsupportedOperator>,
     /// Domains and operators that `unsupported` has.
     seen: HashSet<(&'a str, &'a str)>,
+    /// Tensors that were brought into a form.
+    arranged: HashMap<(ValueId, Axes, Form), View>,
+    rewrites: Vec<Rewrite>,
+    /// Names of computed tensors that hold integers.
+    integers: HashSet<String>,
 }
 
 impl<'a> Walk<'a> {
@@ -131,7 +148,7 @@ impl<'a> Walk<'a> {
         let mut first_error = None;
         for (&index, name) in order.iter().zip(own_names) {
             let node = &self.file.node[index];
-            let outcome = match self.outcome(node) {
+            let outcome = match self.outcome(index, &name) {
                 Ok(outcome) => self.accept(index, &name, outcome),
                 Err(refusal) => Err(refusal),
             };
@@ -140,7 +157,8 @@ impl<'a> Walk<'a> {
             match refusal {
                 Refusal::Unsupported => self.unsupported(node, name),
                 Refusal::Error(error) => drop(first_error.get_or_insert(error)),
-                Refusal::Reason(reason) => {
+                refusal => {
+                    let reason = reason(refusal);
                     let op_type = node.op_type.clone();
                     first_error.get_or_insert(OnnxError::Node { node: name, op_type, reason });
                 }
@@ -167,7 +185,9 @@ impl<'a> Walk<'a> {
         own
     }
 
-    fn outcome(&self, node: &'a NodeProto) -> Result<Outcome, Refusal> {
+    fn outcome(&mut self, origin: usize, name: &str) -> Result<Outcome, Refusal> {
+        let file = self.file;
+        let node = &file.node[origin];
         if !is_onnx(&node.domain) {
             return Err(Refusal::Unsupported);
         }
@@ -182,12 +202,83 @@ impl<'a> Walk<'a> {
             let supported = lowering.is_some() || (folding.is_some() && !computed);
             return if supported { Ok(Outcome::Unknown) } else { Err(Refusal::Unsupported) };
         }
-        let site = Site::new(node, inputs, (self.opset, self.batch), self.budget, &self.values);
-        if computed {
-            lowering.ok_or(Refusal::Unsupported)?(&site)
-        } else {
-            folding.ok_or(Refusal::Unsupported)?(&site)?.map(Outcome::Known).ok_or(Refusal::Unsupported)
+        if !computed && let Some(folding) = folding {
+            let site = Site::new(node, inputs.clone(), (self.opset, self.batch, false), self.budget, &self.values);
+            // What depends on the batch may still be a constant for every sample.
+            match folding(&site) {
+                Ok(Some(known)) => return Ok(Outcome::Known(known)),
+                Ok(None) | Err(Refusal::Reason(_)) if matches!(&*node.op_type, "Expand" | "ConstantOfShape") => {}
+                Ok(None) => return Err(Refusal::Unsupported),
+                Err(refusal) => return Err(refusal),
+            }
         }
+        self.lower(origin, name, inputs, lowering.ok_or(Refusal::Unsupported)?)
+    }
+
+    /// Whether a node reads computed integers.
+    fn has_integers(&self, node: &NodeProto) -> bool {
+        node.input.iter().any(|name| self.integers.contains(name))
+    }
+
+    /// Lowers a node, and brings its inputs in order as it asks for.
+    fn lower(
+        &mut self,
+        origin: usize,
+        name: &str,
+        mut inputs: Vec<Option<Input<'a>>>,
+        lowering: Lowering,
+    ) -> Result<Outcome, Refusal> {
+        let file = self.file;
+        let node = &file.node[origin];
+        // Each input is brought in order once or twice; a limit keeps a mistake from being a loop without end.
+        let integer = self.has_integers(node);
+        for _ in 0..4 * inputs.len() + 4 {
+            let site = Site::new(node, inputs.clone(), (self.opset, self.batch, integer), self.budget, &self.values);
+            let outcome = lowering(&site);
+            drop(site);
+            let (index, slot) = match outcome {
+                Err(Refusal::Rearrange(index, form)) => {
+                    let Some(Some(Input { slot: Slot::Value(view), .. })) = inputs.get(index) else { break };
+                    let view = view.clone();
+                    (index, self.arranged(&view, form, name)?)
+                }
+                Err(Refusal::Store(index, array, axes)) => (index, self.stored(array, axes, name)?),
+                outcome => return outcome,
+            };
+            if let Some(Some(input)) = inputs.get_mut(index) {
+                input.slot = Slot::Value(slot);
+            }
+        }
+        Err("its inputs cannot be brought in the order that it needs".into())
+    }
+
+    /// A tensor in a form, made once.
+    fn arranged(&mut self, view: &View, form: Form, name: &str) -> Result<View, Refusal> {
+        let key = (view.value, view.axes.clone(), form);
+        if let Some(arranged) = self.arranged.get(&key) {
+            return Ok(arranged.clone());
+        }
+        let outcome = arrange(view, &self.values[view.value.0].shape, form)?;
+        let wish = self.values[view.value.0].name.clone();
+        let arranged = match outcome {
+            Outcome::Steps { inputs, steps, axes } => {
+                let label = format!("{name}/arranged");
+                let moves = steps.iter().any(|step| matches!(step.op, Lowered::Op(Op::Transpose { .. })));
+                let op_type = if moves { "Transpose" } else { "Reshape" };
+                self.push_steps((None, &label, op_type), &wish, inputs, steps, axes)?
+            }
+            Outcome::View(view) => view,
+            _ => return Err("it cannot be brought in order".into()),
+        };
+        self.arranged.insert(key, arranged.clone());
+        Ok(arranged)
+    }
+
+    /// A constant as a value that is the same for every sample.
+    fn stored(&mut self, Array { dims, data }: Array<f32>, axes: Axes, name: &str) -> Result<View, Refusal> {
+        let step = Step { op: Lowered::Op(Op::Constant(Constant { dims: dims.clone(), data })), shape: dims };
+        let name = format!("{name}/constant");
+        self.push_steps((None, &name, "Constant"), &name, vec![INPUT], vec![step], Some(axes))
     }
 
     fn resolve(&self, name: &'a str) -> Result<Option<Input<'a>>, Refusal> {
@@ -207,40 +298,87 @@ impl<'a> Walk<'a> {
     fn accept(&mut self, origin: usize, name: &str, outcome: Outcome) -> Result<(), Refusal> {
         let file = self.file;
         let node = &file.node[origin];
-        let Some(output) = node.output.first().filter(|output| !output.is_empty()) else {
-            self.bind(node, Slot::Extra);
-            return Ok(());
+        let outcomes = match outcome {
+            Outcome::Several(outcomes) => outcomes,
+            one => vec![one],
         };
-        let slot = match outcome {
-            Outcome::Unknown => Slot::Unknown,
-            Outcome::Alias(id) => Slot::Value(id),
-            Outcome::Known(known) => {
-                let mut origins = node.input.iter().filter_map(|input| match self.slots.get(input) {
-                    Some(Slot::Known(_, origin)) => Some(origin.clone()),
-                    _ => None,
-                });
-                let origin = origins.next().unwrap_or_else(|| Arc::from(output.as_str()));
-                Slot::Known(known, origin)
+        self.bind(node, Slot::Extra);
+        let integer = match node.op_type.as_str() {
+            "Cast" => {
+                node.attributes().get("to").is_some_and(|to| data_type::INTS.iter().any(|&i| i64::from(i) == to.i))
             }
-            Outcome::Steps { mut inputs, steps } => {
-                let last = steps.len().saturating_sub(1);
-                for (at, Step { op, shape }) in steps.into_iter().enumerate() {
-                    if count(&shape).is_none_or(|elements| !(1..=tensor::MAX_ELEMENTS).contains(&elements)) {
-                        return Err(format!("its output of shape {shape:?} is too large").into());
-                    }
-                    let id = ValueId(self.values.len());
-                    let value = if at == last { output.clone() } else { self.names.value(&format!("{output}/{at}")) };
-                    self.values.push(Value { name: value, shape });
-                    let name = if at == 0 { name.to_owned() } else { self.names.node(&format!("{name}/{at}")) };
-                    let op_type = node.op_type.clone();
-                    self.drafts.push(Draft { origin, name, op_type, op, inputs, output: id });
-                    inputs = vec![id];
+            _ => self.has_integers(node),
+        };
+        if integer {
+            self.integers.extend(node.output.iter().cloned());
+        }
+        for (outcome, output) in outcomes.into_iter().zip(&node.output).filter(|(_, output)| !output.is_empty()) {
+            let slot = match outcome {
+                Outcome::Unknown | Outcome::Several(_) => Slot::Unknown,
+                Outcome::View(view) => {
+                    self.rewrites.push(Rewrite { kind: "moves no element", node: name.to_owned() });
+                    Slot::Value(view)
                 }
-                Slot::Value(inputs[0])
-            }
-        };
-        self.bind(node, slot);
+                Outcome::Known(known) => {
+                    let mut origins = node.input.iter().filter_map(|input| match self.slots.get(input) {
+                        Some(Slot::Known(_, origin)) => Some(origin.clone()),
+                        _ => None,
+                    });
+                    let origin = origins.next().unwrap_or_else(|| Arc::from(output.as_str()));
+                    if node.op_type != "Constant" {
+                        self.rewrites.push(Rewrite { kind: "constant", node: name.to_owned() });
+                    }
+                    Slot::Known(known, origin)
+                }
+                Outcome::Steps { inputs, steps, axes } => {
+                    // Where it takes several operators none of them is the node.
+                    let origin = (steps.len() == 1).then_some(origin);
+                    Slot::Value(self.push_steps((origin, name, &node.op_type), output, inputs, steps, axes)?)
+                }
+            };
+            self.slots.insert(output.clone(), slot);
+        }
         Ok(())
+    }
+
+    /// Makes a value and a draft for each step. The last value is named as is wished where that is the name of an
+    /// output, and nothing else has it yet.
+    fn push_steps(
+        &mut self,
+        (origin, name, op_type): (Option<usize>, &str, &str),
+        output: &str,
+        mut inputs: Vec<ValueId>,
+        steps: Vec<Step>,
+        axes: Option<Axes>,
+    ) -> Result<View, Refusal> {
+        let last = steps.len().saturating_sub(1);
+        let mut rank = 0;
+        for (at, Step { op, shape }) in steps.into_iter().enumerate() {
+            if count(&shape).is_none_or(|elements| !(1..=tensor::MAX_ELEMENTS).contains(&elements)) {
+                return Err(format!("its output of shape {shape:?} is too large").into());
+            }
+            if shape.is_empty() {
+                return Err("it leaves no dimension but the batch, which is not supported".into());
+            }
+            if shape.len() >= tensor::MAX_RANK {
+                return Err(format!("its output of shape {shape:?} has too many dimensions").into());
+            }
+            let id = ValueId(self.values.len());
+            rank = shape.len();
+            let value = match at == last {
+                true => self.names.output(output),
+                false => self.names.value(&format!("{output}/{at}")),
+            };
+            self.values.push(Value { name: value, shape });
+            let name = if at == 0 { self.names.own(name) } else { self.names.node(&format!("{name}/{at}")) };
+            if let Lowered::Also(_, also) = op {
+                inputs.push(also);
+            }
+            self.drafts.push(Draft { origin, name, op_type: op_type.to_owned(), op, inputs, output: id });
+            inputs = vec![id];
+        }
+        let value = *inputs.first().ok_or("it computes nothing")?;
+        Ok(View { value, axes: axes.unwrap_or_else(|| plain(rank)) })
     }
 
     /// Gives the first output its meaning.
@@ -264,13 +402,14 @@ impl<'a> Walk<'a> {
     }
 
     /// Folds what is to be folded, drops what nothing reads, and closes the graph.
-    fn finish(self) -> Result<(Graph, Vec<Vec<usize>>), OnnxError> {
-        let Walk { file, budget, mut names, slots, mut values, mut drafts, .. } = self;
-        let outputs = outputs(file, &slots)?;
+    fn finish(mut self) -> Result<Finished, OnnxError> {
+        let outputs = self.outputs()?;
+        let Walk { file, budget, mut names, slots, mut values, mut drafts, mut rewrites, .. } = self;
         // The slots share the weights; with them gone, folding can change weights in place.
         drop(slots);
         prune(&mut drafts, values.len(), &outputs);
-        let (mut nodes, origins) = affine::fold(drafts, &mut values, &outputs, &mut names, budget)?;
+        rewrite::apply(&mut drafts, &values, &outputs, &mut rewrites);
+        let (mut nodes, origins) = affine::fold(drafts, &mut values, &outputs, &mut names, budget, &mut rewrites)?;
         let mut renamed = HashSet::new();
         for (id, output) in outputs.iter().zip(&file.output) {
             // An identity may stand between the last operator and the name that the world knows.
@@ -280,30 +419,51 @@ impl<'a> Walk<'a> {
         }
         let mut outputs = outputs;
         let values = compact(values, &mut nodes, &mut outputs);
-        Ok((Graph { name: file.name.clone(), values, nodes, input: INPUT, outputs }, origins))
+        Ok((Graph { name: file.name.clone(), values, nodes, input: INPUT, outputs }, origins, rewrites))
+    }
+
+    /// The values that leave the graph, as they are in the file.
+    fn outputs(&mut self) -> Result<Vec<ValueId>, OnnxError> {
+        if self.file.output.is_empty() {
+            return Err(OnnxError::Model("the graph has no output".to_owned()));
+        }
+        let mut outputs = Vec::new();
+        for output in &self.file.output {
+            let found = match self.slots.get(&output.name) {
+                Some(Slot::Value(view)) => {
+                    let view = view.clone();
+                    match self.arranged(&view, Form::Plain, &output.name) {
+                        Ok(View { value: INPUT, .. }) => Err("is its input".to_owned()),
+                        Ok(view) => Ok(view.value),
+                        Err(refusal) => Err(format!("cannot be given: {}", reason(refusal))),
+                    }
+                }
+                Some(Slot::Known(..)) => Err("is constant".to_owned()),
+                Some(Slot::Extra) => Err("is not the first output of its operator, which is not supported".to_owned()),
+                Some(Slot::Unknown) | None => Err("is written by no node".to_owned()),
+            };
+            let id =
+                found.map_err(|reason| OnnxError::Model(format!("output `{}` of the graph {reason}", output.name)))?;
+            outputs.push(id);
+        }
+        Ok(outputs)
     }
 }
 
-/// The values that leave the graph.
-fn outputs(file: &GraphProto, slots: &HashMap<String, Slot>) -> Result<Vec<ValueId>, OnnxError> {
-    if file.output.is_empty() {
-        return Err(OnnxError::Model("the graph has no output".to_owned()));
+/// What a refusal says to people.
+fn reason(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::Reason(reason) => reason,
+        Refusal::Error(error) => error.to_string(),
+        Refusal::Unsupported => "it is not supported".to_owned(),
+        Refusal::Rearrange(..) | Refusal::Store(..) => {
+            "its inputs cannot be brought in the order that it needs".to_owned()
+        }
     }
-    let resolve = |name: &String| match slots.get(name) {
-        Some(Slot::Value(INPUT)) => Err("is its input"),
-        Some(Slot::Value(id)) => Ok(*id),
-        Some(Slot::Known(..)) => Err("is constant"),
-        Some(Slot::Extra) => Err("is not the first output of its operator, which is not supported"),
-        Some(Slot::Unknown) | None => Err("is written by no node"),
-    };
-    let output = |name: &String| {
-        resolve(name).map_err(|reason| OnnxError::Model(format!("output `{name}` of the graph {reason}")))
-    };
-    file.output.iter().map(|value| output(&value.name)).collect()
 }
 
 /// Drops the drafts that no output depends on; a value of which only the shape is read has some.
-fn prune(drafts: &mut Vec<Draft>, values: usize, outputs: &[ValueId]) {
+pub(super) fn prune(drafts: &mut Vec<Draft>, values: usize, outputs: &[ValueId]) {
     let mut needed = vec![false; values];
     for id in outputs {
         needed[id.0] = true;

@@ -7,6 +7,7 @@ use super::{
     error::OnnxError,
     proto::{GraphProto, ValueInfoProto, data_type, dimension_proto},
     tensor::{MAX_ELEMENTS, MAX_RANK},
+    view::{Axes, Factor, plain},
 };
 use crate::graph::{SampleShape, Value};
 
@@ -14,6 +15,12 @@ use crate::graph::{SampleShape, Value};
 pub(super) struct Entry {
     /// The value, without the batch.
     pub(super) value: Value,
+    /// How the file's tensor lies in it: pictures whose channels come last in the file have them first here.
+    pub(super) axes: Axes,
+    /// Its name in the file.
+    pub(super) name: String,
+    /// Whether it holds integers in the file.
+    pub(super) integer: bool,
     /// The number that the file gives the batch, when it gives one. Any batch can be run all the same: a
     /// network exported for one picture at a time computes each picture alone.
     pub(super) batch: Option<i64>,
@@ -34,13 +41,43 @@ pub(super) fn entry(file: &GraphProto) -> Result<Entry, OnnxError> {
         return Err(OnnxError::Model("the graph's input has no name".to_owned()));
     }
     let (batch, shape) = typed(input).map_err(|reason| OnnxError::Model(format!("input `{}` {reason}", input.name)))?;
-    Ok(Entry { value: Value { name: input.name.clone(), shape }, batch })
+    let (shape, axes) = channels_first(shape, is_turned(file, &input.name));
+    let element = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()).map(|tensor| tensor.elem_type);
+    let integer = element.is_some_and(|element| data_type::INTS.contains(&element));
+    let name = input.name.clone();
+    Ok(Entry { value: Value { name: name.clone(), shape }, name, integer, axes, batch })
+}
+
+/// Pictures whose channels come last in the file have them first in the value: those that the file itself turns, and
+/// those that look like it.
+fn channels_first(shape: SampleShape, turned: bool) -> (SampleShape, Axes) {
+    const CHANNELS: [usize; 3] = [1, 3, 4];
+    match shape[..] {
+        [h, w, c] if turned || (CHANNELS.contains(&c) && h >= 8 && w >= 8) => {
+            let axis = |axis| vec![Factor::Axis(axis)];
+            (vec![c, h, w], vec![vec![Factor::Batch], axis(1), axis(2), axis(0)])
+        }
+        _ => {
+            let axes = plain(shape.len());
+            (shape, axes)
+        }
+    }
+}
+
+/// Whether a node transposes the input from channels last to channels first.
+fn is_turned(file: &GraphProto, input: &str) -> bool {
+    file.node.iter().any(|node| {
+        node.op_type == "Transpose"
+            && node.input.first().is_some_and(|name| name == input)
+            && node.attributes().get("perm").is_some_and(|perm| perm.ints == [0, 3, 1, 2])
+    })
 }
 
 fn typed(input: &ValueInfoProto) -> Result<(Option<i64>, SampleShape), String> {
     let tensor = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()).ok_or("is not a tensor")?;
-    if ![data_type::FLOAT, data_type::FLOAT16, data_type::DOUBLE].contains(&tensor.elem_type) {
-        return Err(format!("has elements of type {}; only floats are supported", tensor.elem_type));
+    let known = data_type::FLOATS.iter().chain(&data_type::INTS).chain([&data_type::BOOL]);
+    if !known.clone().any(|&known| known == tensor.elem_type) {
+        return Err(format!("has elements of type {}; only numbers are supported", tensor.elem_type));
     }
     let dims = &tensor.shape.as_ref().ok_or("has no shape")?.dim;
     let (batch, rest) = dims.split_first().ok_or("has no dimensions")?;

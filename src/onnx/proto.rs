@@ -261,6 +261,10 @@ pub mod data_type {
     pub const UINT8: i32 = 2;
     /// Signed 8-bit integer.
     pub const INT8: i32 = 3;
+    /// Unsigned 16-bit integer.
+    pub const UINT16: i32 = 4;
+    /// Signed 16-bit integer.
+    pub const INT16: i32 = 5;
     /// Signed 32-bit integer.
     pub const INT32: i32 = 6;
     /// Signed 64-bit integer.
@@ -271,6 +275,16 @@ pub mod data_type {
     pub const FLOAT16: i32 = 10;
     /// 64-bit float.
     pub const DOUBLE: i32 = 11;
+    /// Unsigned 32-bit integer.
+    pub const UINT32: i32 = 12;
+    /// Unsigned 64-bit integer.
+    pub const UINT64: i32 = 13;
+    /// The upper half of a 32-bit float.
+    pub const BFLOAT16: i32 = 16;
+    /// Floats of any width.
+    pub const FLOATS: [i32; 4] = [FLOAT, FLOAT16, DOUBLE, BFLOAT16];
+    /// Integers of any width.
+    pub const INTS: [i32; 8] = [UINT8, INT8, UINT16, INT16, INT32, INT64, UINT32, UINT64];
 }
 
 /// A key and its value.

@@ -6,6 +6,7 @@ use super::{
     array::{Array, Int, Known, from_end},
     error::{OnnxError, TensorError},
     proto::{AttributeProto, NodeProto, TensorProto, attribute_type},
+    view::{Axes, Factor, View},
 };
 use crate::graph::{Value, ValueId, module_path};
 
@@ -18,6 +19,26 @@ pub(super) enum Refusal {
     Reason(String),
     /// An error that already says where it happened.
     Error(OnnxError),
+    /// The node can be taken once this input lies like that.
+    Rearrange(usize, Form),
+    /// The node can be taken once this input, a constant, is a value that is the same for every sample: these are its
+    /// elements in one sample, and how the tensor lies there.
+    Store(usize, Array<f32>, Axes),
+}
+
+/// How an operator needs a tensor to lie in its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Form {
+    /// As it is: the batch in front, and the axes of the sample as they are in the file.
+    Plain,
+    /// The value's axes in the tensor's order, wherever the batch is.
+    Ordered,
+    /// As [`Form::Ordered`], and the last axis is the one that is stored last.
+    Rows,
+    /// As [`Form::Plain`], and the last axis is the one that is stored last.
+    Matrices,
+    /// `[batch, channels, length]` as pictures of one row.
+    Row,
 }
 
 impl<T: Into<String>> From<T> for Refusal {
@@ -29,8 +50,8 @@ impl<T: Into<String>> From<T> for Refusal {
 /// What a name stands for.
 #[derive(Clone, Debug)]
 pub(super) enum Slot {
-    /// A value computed when the network runs.
-    Value(ValueId),
+    /// Computed when the network runs.
+    Value(View),
     /// A value known now, and the name that it had where it was stored.
     Known(Known, Arc<str>),
     /// The output of an operator that is not supported.
@@ -40,6 +61,7 @@ pub(super) enum Slot {
 }
 
 /// An input of a node.
+#[derive(Clone)]
 pub(super) struct Input<'a> {
     /// The name the node reads.
     pub(super) name: &'a str,
@@ -69,6 +91,8 @@ pub(super) struct Site<'a> {
     pub(super) opset: i64,
     /// The number that the file gives the batch, when it gives one.
     pub(super) batch: Option<i64>,
+    /// Whether its computed inputs hold integers: some operators mean something else then.
+    pub(super) integer: bool,
     pub(super) budget: &'a Budget,
     values: &'a [Value],
     attributes: HashMap<&'a str, &'a AttributeProto>,
@@ -92,11 +116,11 @@ impl<'a> Site<'a> {
     pub(super) fn new(
         node: &'a NodeProto,
         inputs: Vec<Option<Input<'a>>>,
-        (opset, batch): (i64, Option<i64>),
+        (opset, batch, integer): (i64, Option<i64>, bool),
         budget: &'a Budget,
         values: &'a [Value],
     ) -> Site<'a> {
-        Site { node, inputs, opset, batch, budget, values, attributes: node.attributes() }
+        Site { node, inputs, opset, batch, integer, budget, values, attributes: node.attributes() }
     }
 
     fn input(&self, index: usize) -> Option<&Input<'a>> {
@@ -108,24 +132,63 @@ impl<'a> Site<'a> {
         Ok(&self.input(index).ok_or_else(|| format!("input {index} is missing"))?.slot)
     }
 
-    /// Input `index` as a value, with its sample shape.
-    pub(super) fn value(&self, index: usize) -> Result<(ValueId, &'a [usize]), Refusal> {
+    /// Input `index` as it lies in its value, and the value's shape.
+    pub(super) fn view(&self, index: usize) -> Result<(&View, &'a [usize]), Refusal> {
         match self.slot(index)? {
-            Slot::Value(id) => Ok((*id, &self.values[id.0].shape)),
+            Slot::Value(view) => Ok((view, &self.values[view.value.0].shape)),
             _ => Err(format!("input {index} is constant, where only the network's values are supported").into()),
         }
     }
 
-    /// Input `index` as a value of channels, height and width.
-    pub(super) fn picture(&self, index: usize) -> Result<(ValueId, [usize; 3]), Refusal> {
-        let (id, shape) = self.value(index)?;
-        let picture = shape.try_into().map_err(|_| {
-            format!(
-                "input {index} has {} dimensions; only [batch, channels, height, width] is supported",
-                shape.len() + 1
+    /// Input `index` as a value that is that tensor as it is, with its sample shape.
+    pub(super) fn value(&self, index: usize) -> Result<(ValueId, &'a [usize]), Refusal> {
+        let (view, shape) = self.view(index)?;
+        if view.is_plain(shape.len()) { Ok((view.value, shape)) } else { Err(Refusal::Rearrange(index, Form::Plain)) }
+    }
+
+    /// Input `index` with the value's axes in order.
+    pub(super) fn ordered(&self, index: usize) -> Result<(&View, &'a [usize]), Refusal> {
+        let (view, shape) = self.view(index)?;
+        let in_order = view.axes.iter().flatten().filter(|&&factor| factor != Factor::Batch).count() == shape.len()
+            && view.order(shape.len()).into_iter().eq(0..shape.len());
+        if in_order { Ok((view, shape)) } else { Err(Refusal::Rearrange(index, Form::Ordered)) }
+    }
+
+    /// Input `index` as a value of channels, height and width. Samples of channels and length are pictures of one
+    /// row: their view is that of [`row_axes`].
+    pub(super) fn picture(&self, index: usize) -> Result<(&View, [usize; 3]), Refusal> {
+        let (view, shape) = self.view(index)?;
+        match (view.axes.len(), shape) {
+            (4, &[c, h, w]) if view.is_plain(3) => Ok((view, [c, h, w])),
+            (3, &[c, 1, w]) if view.axes == row_axes() => Ok((view, [c, 1, w])),
+            (4, _) => Err(Refusal::Rearrange(index, Form::Plain)),
+            (3, _) => Err(Refusal::Rearrange(index, Form::Row)),
+            (rank, _) => Err(format!(
+                "input {index} has {rank} dimensions; only [batch, channels, height, width] and [batch, channels, \
+                 length] are supported"
             )
-        })?;
-        Ok((id, picture))
+            .into()),
+        }
+    }
+
+    /// Input `index` as matrices, its last two axes, for each sample: the last axis is the one that is stored last.
+    pub(super) fn matrices(&self, index: usize) -> Result<(&View, &'a [usize]), Refusal> {
+        let (view, shape) = self.view(index)?;
+        let axes = matrix_axes(view.axes.len(), shape.len());
+        let hidden = (shape.len() + 1).saturating_sub(view.axes.len());
+        let fits = shape.len() != 3 && axes.as_ref() == Some(&view.axes) && shape[..hidden].iter().all(|&dim| dim == 1);
+        if fits { Ok((view, shape)) } else { Err(Refusal::Rearrange(index, Form::Matrices)) }
+    }
+
+    /// The dimensions of input `index`, constant or not.
+    pub(super) fn dims(&self, index: usize) -> Result<Vec<Int>, Refusal> {
+        match self.slot(index)? {
+            Slot::Known(known, _) => Ok(known.dims().iter().map(|&dim| Int::Fixed(dim as i64)).collect()),
+            _ => {
+                let (view, shape) = self.view(index)?;
+                Ok(view.dims(shape))
+            }
+        }
     }
 
     /// Input `index` as a constant; `None` when it is not given.
@@ -152,13 +215,59 @@ impl<'a> Site<'a> {
         Ok(Some(array.fixed().ok_or_else(|| format!("input {index} depends on the batch"))?))
     }
 
-    /// Input `index` as a single float; `None` when it is not given.
+    /// Input `index` as a single number; `None` when it is not given.
     pub(super) fn float_input(&self, index: usize) -> Result<Option<f32>, Refusal> {
-        match self.known(index)? {
+        match self.floats_input(index)?.as_deref() {
             None => Ok(None),
-            Some(Known::Floats(Array { data, .. })) if data.len() == 1 => Ok(Some(data[0])),
+            Some(&[number]) => Ok(Some(number)),
             Some(_) => Err(format!("input {index} is not a single float").into()),
         }
+    }
+
+    /// Input `index` as numbers, whatever their type; `None` when it is not given.
+    pub(super) fn floats_input(&self, index: usize) -> Result<Option<Vec<f32>>, Refusal> {
+        if self.known(index)?.is_none() {
+            return Ok(None);
+        }
+        let array = self.constant(index)?;
+        self.budget.spend(array.data.len())?;
+        Ok(Some(array.data.to_vec()))
+    }
+
+    /// Input `index`, a constant that must be given, as the network computes with it; may not be finite.
+    pub(super) fn constant(&self, index: usize) -> Result<Array<f32>, Refusal> {
+        match self.known(index)? {
+            None => Err(format!("input {index} is missing").into()),
+            Some(Known::Floats(array)) => Ok(array.clone()),
+            Some(Known::Ints(array)) => {
+                self.budget.spend(array.data.len())?;
+                let fixed = array.fixed().ok_or_else(|| format!("input {index} depends on the batch"))?;
+                fixed.mapped(|x| Some(x as f32)).ok_or_else(|| format!("input {index} has no numbers").into())
+            }
+        }
+    }
+
+    /// Name of input `index` in the file.
+    pub(super) fn input_name(&self, index: usize) -> &'a str {
+        self.input(index).map_or("", |input| input.name)
+    }
+
+    /// What `Slice` takes, of a tensor of this rank: axis, start, end and step.
+    pub(super) fn slices(&self, rank: usize) -> Result<Vec<(usize, i64, i64, i64)>, Refusal> {
+        let (starts, ends, axes, steps) = if self.opset < 10 {
+            let list = |name| Ok::<_, Refusal>(self.ints(name)?.map(<[i64]>::to_vec));
+            (list("starts")?, list("ends")?, list("axes")?, None)
+        } else {
+            let list = |index| Ok::<_, Refusal>(self.numbers(index)?.map(|array| array.data.to_vec()));
+            (list(1)?, list(2)?, list(3)?, list(4)?)
+        };
+        let (starts, ends) = (starts.ok_or("its starts are missing")?, ends.ok_or("its ends are missing")?);
+        let axes = axes.unwrap_or_else(|| (0..starts.len() as i64).collect());
+        let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
+        if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
+            return Err("its starts, ends, axes and steps are not equally many".into());
+        }
+        (0..starts.len()).map(|i| Ok((axis(axes[i], rank)?, starts[i], ends[i], steps[i]))).collect()
     }
 
     /// Input `index` as what the network computes with; `None` when it is not given.
@@ -243,6 +352,19 @@ impl<'a> Site<'a> {
             found => Ok(found.copied()),
         }
     }
+}
+
+/// How `[batch, channels, length]` lies in a picture of one row.
+pub(super) fn row_axes() -> Vec<Vec<Factor>> {
+    vec![vec![Factor::Batch], vec![Factor::Axis(0)], vec![Factor::Axis(2)]]
+}
+
+/// How a tensor of `rank` dimensions lies in a value whose sample has at least as many axes; those before are 1.
+fn matrix_axes(rank: usize, sample: usize) -> Option<Axes> {
+    let hidden = (sample + 1).checked_sub(rank)?;
+    let mut axes = vec![vec![Factor::Batch]];
+    axes.extend((hidden..sample).map(|axis| vec![Factor::Axis(axis)]));
+    Some(axes)
 }
 
 /// `axis` counted from the front, of `rank` dimensions.

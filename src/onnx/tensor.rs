@@ -17,9 +17,10 @@ pub(super) const MAX_RANK: usize = 8;
 enum Format {
     Float,
     Half,
+    Brain,
     Double,
-    Int32,
-    Int64,
+    /// Bytes, and whether there is a sign.
+    Int(usize, bool),
     Bool,
 }
 
@@ -54,8 +55,15 @@ impl Format {
             data_type::FLOAT => Format::Float,
             data_type::FLOAT16 => Format::Half,
             data_type::DOUBLE => Format::Double,
-            data_type::INT32 => Format::Int32,
-            data_type::INT64 => Format::Int64,
+            data_type::BFLOAT16 => Format::Brain,
+            data_type::UINT8 => Format::Int(1, false),
+            data_type::INT8 => Format::Int(1, true),
+            data_type::UINT16 => Format::Int(2, false),
+            data_type::INT16 => Format::Int(2, true),
+            data_type::UINT32 => Format::Int(4, false),
+            data_type::INT32 => Format::Int(4, true),
+            data_type::UINT64 => Format::Int(8, false),
+            data_type::INT64 => Format::Int(8, true),
             data_type::BOOL => Format::Bool,
             other => return Err(TensorError::ElementType(other)),
         })
@@ -65,9 +73,10 @@ impl Format {
     fn width(&self) -> usize {
         match self {
             Format::Bool => 1,
-            Format::Half => 2,
-            Format::Float | Format::Int32 => 4,
-            Format::Double | Format::Int64 => 8,
+            Format::Half | Format::Brain => 2,
+            Format::Float => 4,
+            Format::Double => 8,
+            Format::Int(width, _) => *width,
         }
     }
 
@@ -77,8 +86,18 @@ impl Format {
             Format::Float => floats(each(bytes).map(f32::from_le_bytes)),
             Format::Half => floats(each(bytes).map(|b| half(u16::from_le_bytes(b)))),
             Format::Double => floats(each(bytes).map(|b| f64::from_le_bytes(b) as f32)),
-            Format::Int32 => ints(each(bytes).map(|b| i64::from(i32::from_le_bytes(b)))),
-            Format::Int64 => ints(each(bytes).map(i64::from_le_bytes)),
+            Format::Brain => floats(each(bytes).map(|b| brain(u16::from_le_bytes(b)))),
+            Format::Int(1, false) => ints(bytes.iter().map(|&byte| i64::from(byte))),
+            Format::Int(1, true) => ints(bytes.iter().map(|&byte| i64::from(byte as i8))),
+            Format::Int(2, false) => ints(each(bytes).map(|b| i64::from(u16::from_le_bytes(b)))),
+            Format::Int(2, true) => ints(each(bytes).map(|b| i64::from(i16::from_le_bytes(b)))),
+            Format::Int(4, false) => ints(each(bytes).map(|b| i64::from(u32::from_le_bytes(b)))),
+            Format::Int(4, true) => ints(each(bytes).map(|b| i64::from(i32::from_le_bytes(b)))),
+            // Numbers of 2⁶³ and more saturate: no network has them.
+            Format::Int(_, false) => {
+                ints(each(bytes).map(|b| i64::try_from(u64::from_le_bytes(b)).unwrap_or(i64::MAX)))
+            }
+            Format::Int(_, true) => ints(each(bytes).map(i64::from_le_bytes)),
             Format::Bool => ints(bytes.iter().map(|&byte| i64::from(byte != 0))),
         }
     }
@@ -91,21 +110,25 @@ impl Format {
                 fits(tensor.float_data.len())?;
                 floats(tensor.float_data.iter().copied())
             }
-            Format::Half => {
+            Format::Half | Format::Brain => {
                 fits(tensor.int32_data.len())?;
                 let bits = |&word| u16::try_from(word).map_err(|_| TensorError::NotHalf(word));
                 let bits: Vec<u16> = tensor.int32_data.iter().map(bits).collect::<Result<_, _>>()?;
-                floats(bits.into_iter().map(half))
+                floats(bits.into_iter().map(if matches!(self, Format::Half) { half } else { brain }))
             }
             Format::Double => {
                 fits(tensor.double_data.len())?;
                 floats(tensor.double_data.iter().map(|&x| x as f32))
             }
-            Format::Int64 => {
+            Format::Int(8, true) => {
                 fits(tensor.int64_data.len())?;
                 ints(tensor.int64_data.iter().copied())
             }
-            Format::Int32 => {
+            Format::Int(4 | 8, false) => {
+                fits(tensor.uint64_data.len())?;
+                ints(tensor.uint64_data.iter().map(|&x| i64::try_from(x).unwrap_or(i64::MAX)))
+            }
+            Format::Int(..) => {
                 fits(tensor.int32_data.len())?;
                 ints(tensor.int32_data.iter().map(|&x| i64::from(x)))
             }
@@ -150,6 +173,11 @@ fn half(bits: u16) -> f32 {
     sign * magnitude
 }
 
+/// A bfloat16 number: the upper half of an f32.
+fn brain(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
 #[cfg(test)]
 mod tests {
     use sha2::{Digest, Sha256};
@@ -178,6 +206,20 @@ mod tests {
         assert_eq!(read(TensorProto { data_type: data_type::FLOAT16, ..fields.clone() }).as_ref(), Ok(&wanted));
         let ints = Known::Ints(Array::list(vec![Int::Fixed(0x3c00), Int::Fixed(0xc100)]));
         assert_eq!(read(TensorProto { data_type: data_type::INT32, ..fields.clone() }).as_ref(), Ok(&ints));
+        assert_eq!(read(one(data_type::BFLOAT16, &[0x80, 0x3f, 0x20, 0xc0])).as_ref(), Ok(&wanted));
+        let small = Known::Ints(Array::list(vec![Int::Fixed(-1), Int::Fixed(7)]));
+        assert_eq!(read(one(data_type::INT8, &[255, 7])).as_ref(), Ok(&small));
+        assert_eq!(read(one(data_type::INT16, &[255, 255, 7, 0])).as_ref(), Ok(&small));
+        let large = Known::Ints(Array::list(vec![Int::Fixed(255), Int::Fixed(7)]));
+        assert_eq!(read(one(data_type::UINT8, &[255, 7])).as_ref(), Ok(&large));
+        assert_eq!(read(one(data_type::UINT32, &[255, 0, 0, 0, 7, 0, 0, 0])).as_ref(), Ok(&large));
+        let unsigned = TensorProto {
+            dims: vec![2],
+            data_type: data_type::UINT64,
+            uint64_data: vec![255, 7],
+            ..Default::default()
+        };
+        assert_eq!(read(unsigned).as_ref(), Ok(&large));
         let truths = Known::Ints(Array::list(vec![Int::Fixed(1), Int::Fixed(0)]));
         assert_eq!(read(one(data_type::BOOL, &[3, 0])).as_ref(), Ok(&truths));
         let doubles = TensorProto {
@@ -214,7 +256,7 @@ mod tests {
         assert_eq!(message(&[i64::MAX, i64::MAX], data_type::FLOAT), "its dimensions are too large");
         assert_eq!(message(&[1 << 31], data_type::FLOAT), "its dimensions need 8589934592 bytes, its data has 8");
         assert_eq!(message(&[1; 9], data_type::FLOAT), "its dimensions are too large");
-        assert_eq!(message(&[8], data_type::INT8), "element type 3 is not supported");
+        assert_eq!(message(&[8], 8), "element type 8 is not supported");
         assert_eq!(message(&[0], data_type::FLOAT), "its dimensions need 0 bytes, its data has 8");
     }
 }

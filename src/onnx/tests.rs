@@ -5,5 +5,8 @@ mod errors;
 mod external;
 mod folding;
 mod hostile;
+mod integers;
 mod layers;
 mod operators;
+mod rewrites;
+mod views;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{SensitivityError, halving};
 use crate::{
     cancel::Cancel,
-    engine::{EngineError, Plan, Seen, carries},
+    engine::{EngineError, Plan, Seen},
     graph::{GroupId, NodeId, ValueId},
     ptq::{Calibrated, LoadSample},
     quant::QConfig,
@@ -74,7 +74,7 @@ fn first_changed(calibrated: &Calibrated, base: &[Option<QConfig>], group: Group
     let anchor = groups.get(group).anchor;
     let writer = |&input: &ValueId| {
         let mut node = producers[input.0]?;
-        while groups.of_node(node).is_none() && carries(&graph.node(node).op) {
+        while groups.of_node(node).is_none() && graph.node(node).op.carries() {
             node = producers[graph.node(node).inputs.first()?.0]?;
         }
         match groups.of_node(node) {

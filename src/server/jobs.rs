@@ -293,7 +293,7 @@ pub(super) async fn front(shared: State<Shared>, id: Path<i64>) -> Result<Json<V
 #[utoipa::path(get, path = "/v1/jobs/{id}/trials/{number}/qconfig", tag = "trials",
     params(("id" = i64, Path), ("number" = u32, Path)),
     responses(
-        (status = OK, body = String, content_type = "application/yaml"),
+        (status = OK, body = Object, content_type = "application/yaml"),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn qconfig(

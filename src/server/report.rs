@@ -34,7 +34,8 @@ pub(super) async fn report(State(shared): State<Shared>, Path(id): Path<i64>) ->
 #[utoipa::path(get, path = "/v1/jobs/{id}/files/{name}", tag = "reports",
     params(
         ("id" = i64, Path),
-        ("name" = String, Path, description = "`report.html`, `report.json`, `trials.csv`, `groups.csv`, `trials.svg` or `groups.svg`"),
+        ("name" = String, Path, pattern = r"^(report\.(html|json)|(trials|groups)\.(csv|svg))$",
+            description = "`report.html`, `report.json`, `trials.csv`, `groups.csv`, `trials.svg` or `groups.svg`"),
     ),
     responses(
         (status = OK, content((String = "text/html"), (JobReport = "application/json"), (String = "text/csv"), (String = "image/svg+xml"))),

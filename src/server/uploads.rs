@@ -214,7 +214,7 @@ fn check(sha256: &str, field: &str) -> Result<(), Problem> {
 }
 
 /// Whether the server has a file.
-#[utoipa::path(get, path = "/v1/blobs/{sha256}", tag = "uploads", params(("sha256" = String, Path)), responses(
+#[utoipa::path(get, path = "/v1/blobs/{sha256}", tag = "uploads", params(("sha256" = String, Path, pattern = "^[0-9a-f]{64}$")), responses(
     (status = OK, body = Blob),
     (status = "4XX", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -233,7 +233,7 @@ pub(super) async fn has(State(shared): State<Shared>, UrlPath(sha256): UrlPath<S
 ///
 /// The body is the file. It is kept when its SHA-256 is that of the address; a file that the server has is not read
 /// again. Files that no job refers to are removed after a day.
-#[utoipa::path(put, path = "/v1/blobs/{sha256}", tag = "uploads", params(("sha256" = String, Path)),
+#[utoipa::path(put, path = "/v1/blobs/{sha256}", tag = "uploads", params(("sha256" = String, Path, pattern = "^[0-9a-f]{64}$")),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = CREATED, description = "It is kept", body = Blob),

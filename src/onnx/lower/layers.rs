@@ -1,143 +1,158 @@
-//! Layers with weights.
+//! Convolutions.
 
 use std::sync::Arc;
 
 use super::{
     super::{
-        affine::Affine,
         array::Array,
         draft::Lowered,
         site::{Refusal, Site, Weight},
     },
     Outcome, Step,
-    window::{Rounding, kernel_shape, window},
+    window::{Rounding, kernel_shape, steps, window},
 };
-use crate::graph::{Constant, Conv, Linear, Op, ValueId};
+use crate::graph::{Constant, Conv, Op, Window};
 
 pub(super) fn conv(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, [channels, height, width]) = site.picture(0)?;
-    let Weight { name: weight_name, array: Array { dims, data } } = site.required_weight(1)?;
-    let &[out, per_group, height_taps, width_taps] = &dims[..] else { return Err(rank(&dims, 4)) };
+    let (view, [channels, height, width]) = site.picture(0)?;
+    let spatial = view.axes.len() - 2;
+    let Weight { name: weight_name, array } = site.required_weight(1)?;
+    let array = of_pictures(array, spatial)?;
+    let Array { dims, data } = array;
+    let [out, per_group, height_taps, width_taps] = dims[..] else { return Err(rank(&dims, spatial)) };
     let kernel = [height_taps, width_taps];
-    if kernel_shape(site)?.is_some_and(|given| given != kernel) {
-        return Err(format!("kernel_shape is not that of its weight, {kernel:?}").into());
+    if kernel_shape(site, spatial)?.is_some_and(|given| given != kernel) {
+        return Err(format!("kernel_shape is not that of its weight, {:?}", &kernel[2 - spatial..]).into());
     }
     let groups = usize::try_from(site.int("group", 1)?).unwrap_or(0);
     if groups == 0 || per_group.checked_mul(groups) != Some(channels) || out % groups != 0 {
         return Err(format!("a weight of shape {dims:?} in {groups} groups does not fit {channels} channels").into());
     }
+    let bias = bias(site, out)?;
+    let (window, [out_height, out_width]) = window(site, kernel, [height, width], spatial, Rounding::Floor)?;
+    let conv = Conv { weight: Constant { dims, data }, bias, weight_name, groups, window };
+    Ok(Outcome::like(view, vec![Step::new(Op::Conv(conv), [out, out_height, out_width])]))
+}
+
+/// Each element of the input spreads over a window of the output. That is a convolution of the input with zeros put
+/// between its elements, by the window turned around.
+pub(super) fn conv_transpose(site: &Site<'_>) -> Result<Outcome, Refusal> {
+    let (view, [channels, height, width]) = site.picture(0)?;
+    let spatial = view.axes.len() - 2;
+    let Weight { name: weight_name, array } = site.required_weight(1)?;
+    let array = of_pictures(array, spatial)?;
+    let [into, per_group, height_taps, width_taps] = array.dims[..] else { return Err(rank(&array.dims, spatial)) };
+    let groups = usize::try_from(site.int("group", 1)?).unwrap_or(0);
+    if groups == 0 || into != channels || channels % groups != 0 {
+        let dims = &array.dims;
+        return Err(format!("a weight of shape {dims:?} in {groups} groups does not fit {channels} channels").into());
+    }
+    let kernel = [height_taps, width_taps];
+    let stride = steps(site, "strides", 1, spatial, 1)?.unwrap_or([1, 1]);
+    let dilation = steps(site, "dilations", 1, spatial, 1)?.unwrap_or([1, 1]);
+    let beyond = steps(site, "output_padding", 0, spatial, 0)?.unwrap_or([0, 0]);
+    let explicit = pads(site, spatial)?;
+    let shape: Option<[usize; 2]> = steps(site, "output_shape", 1, spatial, 1)?;
+    let auto = site.text("auto_pad")?.unwrap_or("NOTSET");
+    let size = [height, width];
+    let mut steps_done = Vec::new();
+    let mut now = [channels, height, width];
+    let (mut before, mut after) = ([0i64; 2], [0i64; 2]);
+    for axis in [0, 1] {
+        let reach = (dilation[axis] * (kernel[axis] - 1)) as i64;
+        let full = ((size[axis] - 1) * stride[axis]) as i64 + reach + 1 + beyond[axis] as i64;
+        let wanted = match (shape, auto) {
+            (Some(shape), _) => Some(shape[axis] as i64),
+            (None, "SAME_UPPER" | "SAME_LOWER") => Some((size[axis] * stride[axis]) as i64),
+            (None, "NOTSET" | "" | "VALID") => None,
+            (None, other) => return Err(format!("auto_pad `{other}` is not known").into()),
+        };
+        let [low, high] = match wanted {
+            None => [explicit[axis] as i64, explicit[axis + 2] as i64],
+            Some(wanted) => {
+                let total = full - wanted;
+                let half = total.div_euclid(2);
+                if auto == "SAME_UPPER" { [half, total - half] } else { [total - half, half] }
+            }
+        };
+        // Without a cut the window may see nothing but zeros at the border.
+        (before[axis], after[axis]) = (reach - low, reach - high + beyond[axis] as i64);
+        let len = (size[axis] - 1).checked_mul(stride[axis]).and_then(|n| n.checked_add(1));
+        let len = len.filter(|&len| len <= 1 << 24).ok_or("its output is too large")?;
+        if stride[axis] > 1 {
+            site.budget.spend(len)?;
+            let taps: Vec<Vec<(usize, f32)>> = (0..len)
+                .map(|at| if at % stride[axis] == 0 { vec![(at / stride[axis], 1.0)] } else { Vec::new() })
+                .collect();
+            now[axis + 1] = len;
+            steps_done.push(Step::new(Op::Resample { axis: axis + 1, taps: taps.into() }, now));
+        }
+        // A pad below 0 cuts.
+        let cut = [(-before[axis]).max(0) as usize, (-after[axis]).max(0) as usize];
+        if cut != [0, 0] {
+            let end = now[axis + 1].checked_sub(cut[1]).filter(|&end| end > cut[0]).ok_or("it leaves nothing")?;
+            site.budget.spend(end)?;
+            let indices: Vec<usize> = (cut[0]..end).collect();
+            now[axis + 1] = indices.len();
+            steps_done.push(Step::new(Op::Select { axis: axis + 1, indices: indices.into() }, now));
+        }
+    }
+    let pads = [before[0], before[1], after[0], after[1]].map(|pad| pad.max(0) as usize);
+    let window = Window { kernel, stride: [1, 1], dilation, pads };
+    let [out_height, out_width] =
+        window.output_size([now[1], now[2]]).ok_or("its window is too large for its input")?;
+    let out = per_group.checked_mul(groups).ok_or("its output is too large")?;
+    site.budget.spend(array.data.len())?;
+    let data = turned(&array, groups);
+    let dims = vec![out, channels / groups, height_taps, width_taps];
+    let conv = Conv { weight: Constant { dims, data }, bias: bias(site, out)?, weight_name, groups, window };
+    steps_done.push(Step { op: Lowered::Op(Op::Conv(conv)), shape: vec![out, out_height, out_width] });
+    Ok(Outcome::like(view, steps_done))
+}
+
+/// The weight `[in, out / groups, height, width]` of a transposed convolution as that of the convolution which does
+/// the same: `[out, in / groups, height, width]`, each window turned around.
+fn turned(array: &Array<f32>, groups: usize) -> Arc<[f32]> {
+    let (into, per_group, taps) = (array.dims[0], array.dims[1], array.dims[2] * array.dims[3]);
+    let inputs = into / groups;
+    let mut data = Vec::with_capacity(array.data.len());
+    for group in 0..groups {
+        for out in 0..per_group {
+            for input in 0..inputs {
+                let start = ((group * inputs + input) * per_group + out) * taps;
+                data.extend(array.data[start..start + taps].iter().rev());
+            }
+        }
+    }
+    data.into()
+}
+
+/// One number an output channel.
+fn bias(site: &Site<'_>, out: usize) -> Result<Option<Arc<[f32]>>, Refusal> {
     let bias = site.weight(2)?.map(|bias| bias.array);
     if let Some(bias) = bias.as_ref().filter(|bias| bias.dims != [out]) {
         return Err(format!("a bias of shape {:?} does not fit {out} output channels", bias.dims).into());
     }
-    let (window, [out_height, out_width]) = window(site, kernel, [height, width], Rounding::Floor)?;
-    let weight = Constant { dims, data };
-    let conv = Conv { weight, bias: bias.map(|bias| bias.data), weight_name, groups, window };
-    Ok(Outcome::one(input, Op::Conv(conv), [out, out_height, out_width]))
+    Ok(bias.map(|bias| bias.data))
 }
 
-/// `y = alpha·a·b + beta·c`, with `b` and `c` constant.
-pub(super) fn gemm(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, shape) = site.value(0)?;
-    let weight = site.required_weight(1)?;
-    if site.flag("transA")? {
-        return Err("transA is not supported".into());
-    }
-    let mut linear = linear(site, shape, weight, site.flag("transB")?)?;
-    let out = linear.weight.dims[0];
-    let alpha = site.float("alpha", 1.0)?;
-    if alpha != 1.0 {
-        site.budget.spend(linear.weight.data.len())?;
-        linear.weight.data = scaled(&linear.weight.data, alpha)?;
-    }
-    if let Some(bias) = site.weight(2)? {
-        linear.bias = match bias.array.dims[..] {
-            [n] | [1, n] if n == out => Some(bias.array.data),
-            [] | [1] | [1, 1] => Some(vec![bias.array.data[0]; out].into()),
-            _ => {
-                return Err(format!("input 2 of shape {:?} is not one number an output", bias.array.dims).into());
-            }
-        };
-        let beta = site.float("beta", 1.0)?;
-        if beta != 1.0 {
-            linear.bias = linear.bias.map(|bias| scaled(&bias, beta)).transpose()?;
+/// Explicit padding: top, left, bottom, right.
+fn pads(site: &Site<'_>, spatial: usize) -> Result<[usize; 4], Refusal> {
+    let Some(ints) = site.ints("pads")? else { return Ok([0; 4]) };
+    super::window::pads(ints, spatial)
+}
+
+/// A weight of windows over lengths as one over pictures of one row.
+fn of_pictures(mut array: Array<f32>, spatial: usize) -> Result<Array<f32>, Refusal> {
+    if spatial == 1 {
+        if array.dims.len() != 3 {
+            return Err(rank(&array.dims, spatial));
         }
+        array.dims.insert(2, 1);
     }
-    Ok(linear_outcome(input, linear))
+    Ok(array)
 }
 
-/// `y = a·b` with `b` constant.
-pub(super) fn mat_mul(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, shape) = site.value(0)?;
-    let weight = site.required_weight(1)?;
-    Ok(linear_outcome(input, linear(site, shape, weight, false)?))
-}
-
-/// The inference form, `scale·(x − mean) / √(variance + epsilon) + bias` for each channel.
-pub(super) fn batch_normalization(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, shape) = site.value(0)?;
-    if site.flag("training_mode")? {
-        return Err("it is in training mode".into());
-    }
-    if site.opset < 9 && site.int("spatial", 1)? != 1 {
-        return Err("statistics for each pixel (spatial = 0) are not supported".into());
-    }
-    let (1 | 3, channels) = (shape.len(), shape[0]) else {
-        return Err(format!("it normalizes {} dimensions; 2 and 4 are supported", shape.len() + 1).into());
-    };
-    let mut parameters = Vec::new();
-    for index in 1..=4 {
-        let weight = site.required_weight(index)?;
-        if weight.array.dims != [channels] {
-            let dims = &weight.array.dims;
-            return Err(format!("input {index} of shape {dims:?} does not fit {channels} channels").into());
-        }
-        parameters.push(weight);
-    }
-    let epsilon = f64::from(site.float("epsilon", 1e-5)?);
-    let wide = |which: usize, channel: usize| f64::from(parameters[which].array.data[channel]);
-    let mut scale = Vec::with_capacity(channels);
-    let mut shift = Vec::with_capacity(channels);
-    for channel in 0..channels {
-        let factor = wide(0, channel) / (wide(3, channel) + epsilon).sqrt();
-        if !factor.is_finite() {
-            return Err(format!("the variance of channel {channel} with epsilon is not above 0").into());
-        }
-        scale.push(factor);
-        shift.push(wide(1, channel) - wide(2, channel) * factor);
-    }
-    let weight_name = parameters.swap_remove(0).name;
-    let op = Lowered::Affine(Affine { scale: Some(scale), shift, weight_name });
-    Ok(Outcome::Steps { inputs: vec![input], steps: vec![Step { op, shape: shape.to_vec() }] })
-}
-
-/// A linear layer whose weight is `[out, in]` in the file when `transposed`, else `[in, out]`.
-fn linear(site: &Site<'_>, shape: &[usize], weight: Weight, transposed: bool) -> Result<Linear, Refusal> {
-    let Weight { name: weight_name, mut array } = weight;
-    let &[features] = shape else {
-        return Err(format!("input 0 has {} dimensions; only [batch, features] is supported", shape.len() + 1).into());
-    };
-    let &[a, b] = &array.dims[..] else { return Err(rank(&array.dims, 2)) };
-    if features != if transposed { b } else { a } {
-        return Err(format!("a weight of shape {:?} does not fit {features} features", array.dims).into());
-    }
-    if !transposed {
-        site.budget.spend(array.data.len())?;
-        array = array.transposed(&[1, 0]).ok_or("its weight cannot be transposed")?;
-    }
-    Ok(Linear { weight: Constant { dims: array.dims, data: array.data }, bias: None, weight_name })
-}
-
-fn linear_outcome(input: ValueId, linear: Linear) -> Outcome {
-    let out = linear.weight.dims[0];
-    Outcome::one(input, Op::Linear(linear), [out])
-}
-
-fn scaled(data: &[f32], factor: f32) -> Result<Arc<[f32]>, Refusal> {
-    let scaled: Arc<[f32]> = data.iter().map(|x| x * factor).collect();
-    if scaled.iter().all(|x| x.is_finite()) { Ok(scaled) } else { Err("alpha or beta makes a weight infinite".into()) }
-}
-
-fn rank(dims: &[usize], wanted: usize) -> Refusal {
-    format!("its weight has the shape {dims:?}; only {wanted} dimensions are supported").into()
+fn rank(dims: &[usize], spatial: usize) -> Refusal {
+    format!("its weight has the shape {dims:?}; {} dimensions are expected", spatial + 2).into()
 }

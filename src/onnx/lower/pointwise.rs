@@ -1,23 +1,20 @@
-//! Clips, sums and softmax.
+//! Functions of one element, and softmax.
 
 use super::{
     super::{
-        affine::Affine,
         draft::Lowered,
-        site::{Refusal, Site, axis},
+        site::{Form, Refusal, Site, axis},
     },
-    Outcome, Step, is_known,
+    Outcome, Step,
 };
-use crate::graph::Op;
+use crate::graph::{Function, Op};
 
 pub(super) fn relu(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, shape) = site.value(0)?;
-    Ok(Outcome::one(input, Op::Clip { min: 0.0, max: f32::INFINITY }, shape))
+    each(site, Op::Clip { min: 0.0, max: f32::INFINITY })
 }
 
 /// Bounds are attributes up to operator set 10 and inputs from then on; each may be left out.
 pub(super) fn clip(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, shape) = site.value(0)?;
     let (min, max) = if site.opset < 11 {
         (site.float("min", f32::NEG_INFINITY)?, site.float("max", f32::INFINITY)?)
     } else {
@@ -30,63 +27,128 @@ pub(super) fn clip(site: &Site<'_>) -> Result<Outcome, Refusal> {
     let min = if min == f32::MIN { f32::NEG_INFINITY } else { min };
     let max = if max == f32::MAX { f32::INFINITY } else { max };
     if min == f32::NEG_INFINITY && max == f32::INFINITY {
-        return Ok(Outcome::Alias(input));
+        return Ok(Outcome::View(site.view(0)?.0.clone()));
     }
-    Ok(Outcome::one(input, Op::Clip { min, max }, shape))
+    each(site, Op::Clip { min, max })
 }
 
-/// Two values of one shape, or a value and a constant for each channel, which goes into the layer before.
-pub(super) fn add(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let constant = match (is_known(site, 0)?, is_known(site, 1)?) {
-        (true, _) => 0,
-        (_, true) => 1,
-        _ => {
-            let ((a, shape), (b, other)) = (site.value(0)?, site.value(1)?);
-            if shape != other {
-                return Err(format!(
-                    "it adds samples of shapes {shape:?} and {other:?}; only equal ones are supported"
-                )
-                .into());
-            }
-            return Ok(Outcome::Steps {
-                inputs: vec![a, b],
-                steps: vec![Step { op: Lowered::Op(Op::Add), shape: shape.to_vec() }],
-            });
-        }
-    };
-    let (input, shape) = site.value(1 - constant)?;
-    let weight = site.required_weight(constant)?;
-    let rank = shape.len() + 1;
-    let missing = rank.checked_sub(weight.array.dims.len());
-    let per_channel = missing.is_some_and(|missing| {
-        let mut dims = weight.array.dims.iter().enumerate();
-        dims.all(|(at, &dim)| dim == 1 || (at + missing == 1 && dim == shape[0]))
-    });
-    if !per_channel {
-        let dims = &weight.array.dims;
-        return Err(format!("it adds a constant of shape {dims:?}; only one number a channel is supported").into());
-    }
-    let data = &weight.array.data;
-    let shift = (0..shape[0]).map(|channel| f64::from(data[if data.len() == 1 { 0 } else { channel }])).collect();
-    let op = Lowered::Affine(Affine { scale: None, shift, weight_name: weight.name });
-    Ok(Outcome::Steps { inputs: vec![input], steps: vec![Step { op, shape: shape.to_vec() }] })
+pub(super) fn map(site: &Site<'_>) -> Result<Outcome, Refusal> {
+    let function = function(site)?.ok_or(Refusal::Unsupported)?;
+    each(site, Op::Map(function))
+}
+
+/// A function of every element: how the tensor lies does not matter.
+fn each(site: &Site<'_>, op: Op) -> Result<Outcome, Refusal> {
+    let (view, shape) = site.view(0)?;
+    Ok(Outcome::like(view, vec![Step { op: Lowered::Op(op), shape: shape.to_vec() }]))
+}
+
+/// Whether an operator is a function of one element that [`function`] knows.
+pub(super) fn is_function(op_type: &str) -> bool {
+    matches!(
+        op_type,
+        "Abs"
+            | "Ceil"
+            | "Celu"
+            | "Cos"
+            | "Elu"
+            | "Erf"
+            | "Exp"
+            | "Floor"
+            | "Gelu"
+            | "HardSigmoid"
+            | "HardSwish"
+            | "LeakyRelu"
+            | "Log"
+            | "Mish"
+            | "Neg"
+            | "Not"
+            | "Reciprocal"
+            | "Round"
+            | "Selu"
+            | "Sigmoid"
+            | "Sign"
+            | "Sin"
+            | "Softplus"
+            | "Softsign"
+            | "Sqrt"
+            | "Swish"
+            | "Tanh"
+            | "ThresholdedRelu"
+    )
+}
+
+/// The function that a node applies to every element, with ONNX's defaults for its attributes.
+pub(in super::super) fn function(site: &Site<'_>) -> Result<Option<Function>, Refusal> {
+    let alpha = |default| site.float("alpha", default);
+    Ok(Some(match site.node.op_type.as_str() {
+        "Abs" => Function::Abs,
+        "Ceil" => Function::Ceil,
+        "Celu" => Function::Elu { alpha: alpha(1.0)?, gamma: 1.0, divisor: alpha(1.0)? },
+        "Cos" => Function::Cos,
+        "Elu" => Function::Elu { alpha: alpha(1.0)?, gamma: 1.0, divisor: 1.0 },
+        "Erf" => Function::Erf,
+        "Exp" => Function::Exp,
+        "Floor" => Function::Floor,
+        "Gelu" => match site.text("approximate")?.unwrap_or("none") {
+            "none" => Function::Gelu,
+            "tanh" => Function::GeluTanh,
+            other => return Err(format!("approximate `{other}` is not known").into()),
+        },
+        "HardSigmoid" => Function::HardSigmoid { alpha: alpha(0.2)?, beta: site.float("beta", 0.5)? },
+        "HardSwish" => Function::HardSwish,
+        "LeakyRelu" => Function::LeakyRelu { alpha: alpha(0.01)? },
+        "Log" => Function::Log,
+        "Mish" => Function::Mish,
+        "Neg" => Function::Affine { scale: -1.0, shift: 0.0 },
+        "Not" => Function::Not,
+        "Reciprocal" => Function::Reciprocal,
+        "Round" => Function::Round,
+        "Selu" => Function::Elu { alpha: alpha(1.673_263_2)?, gamma: site.float("gamma", 1.050_701)?, divisor: 1.0 },
+        "Sigmoid" => Function::Sigmoid,
+        "Sign" => Function::Sign,
+        "Sin" => Function::Sin,
+        "Softplus" => Function::Softplus,
+        "Softsign" => Function::Softsign,
+        "Sqrt" => Function::Sqrt,
+        "Swish" => Function::Swish { alpha: alpha(1.0)? },
+        "Tanh" => Function::Tanh,
+        "ThresholdedRelu" => Function::Threshold { alpha: alpha(1.0)? },
+        _ => return Ok(None),
+    }))
 }
 
 pub(super) fn softmax(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, shape) = site.value(0)?;
-    let rank = shape.len() + 1;
+    let log = site.node.op_type == "LogSoftmax";
+    let (view, shape) = site.view(0)?;
+    let rank = view.axes.len();
     let given = axis(site.int("axis", if site.opset < 13 { 1 } else { -1 })?, rank)?;
-    let first = given.checked_sub(1).ok_or("its axis is the batch, which is not supported")?;
-    let one = if site.opset < 13 {
-        // All dimensions from the axis on count as one: the same as a single axis when the others are 1.
+    if given == 0 && view.sample(shape).is_some() {
+        return Err("its axis is the batch, which is not supported".into());
+    }
+    // Before operator set 13 all dimensions from the axis on count as one: the same as a single axis when the others
+    // are 1.
+    if site.opset < 13 {
+        let (value, shape) = site.value(0)?;
+        let first = given.checked_sub(1).ok_or("its axis is the batch, which is not supported")?;
         let mut wide = (first..shape.len()).filter(|&at| shape[at] != 1);
         let one = wide.next().unwrap_or(first);
-        if wide.next().is_some() {
-            return Err("before operator set 13 it is over several dimensions, which is not supported".into());
+        if wide.next().is_none() {
+            return Ok(Outcome::one(value, Op::Softmax { axis: one, log }, shape));
         }
-        one
-    } else {
-        first
-    };
-    Ok(Outcome::one(input, Op::Softmax { axis: one }, shape))
+        let joined = [shape[..first].iter().product::<usize>(), shape[first..].iter().product()];
+        return Ok(Outcome::chain(
+            value,
+            vec![
+                Step::new(Op::Reshape, joined),
+                Step::new(Op::Softmax { axis: 1, log }, joined),
+                Step::new(Op::Reshape, shape),
+            ],
+        ));
+    }
+    match view.single(given) {
+        Some(axis) => Ok(Outcome::like(view, vec![Step::new(Op::Softmax { axis, log }, shape)])),
+        None if view.is_plain(shape.len()) => Err("its axis is the batch, which is not supported".into()),
+        None => Err(Refusal::Rearrange(0, Form::Plain)),
+    }
 }

@@ -1,60 +1,93 @@
-//! Pools and means.
+//! Pools and what else looks at neighbours.
 
 use super::{
     super::{
-        draft::Lowered,
-        site::{Refusal, Site, axis},
+        site::{Refusal, Site},
+        view::View,
     },
     Outcome, Step,
     window::{Rounding, kernel_shape, window},
 };
-use crate::graph::{Op, ValueId, Window};
+use crate::graph::{Op, Reduction, Window};
 
 pub(super) fn max(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, window, shape) = pool(site)?;
-    Ok(unless_trivial(input, window, Op::MaxPool(window), shape))
+    let (view, window, shape) = pool(site)?;
+    Ok(unless_trivial(view, window, Op::MaxPool(window), shape))
 }
 
 pub(super) fn average(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, window, shape) = pool(site)?;
+    let (view, window, shape) = pool(site)?;
     let count_include_pad = site.flag("count_include_pad")?;
-    if count_include_pad && site.flag("ceil_mode")? && window != pool_rounded(site, Rounding::Floor)?.1 {
-        // The overhang does not count where padding does, and explicit padding cannot say both.
-        return Err("ceil_mode together with count_include_pad is not supported".into());
+    if count_include_pad && site.flag("ceil_mode")? {
+        let (_, floor, _) = pool_rounded(site, Rounding::Floor)?;
+        if window != floor {
+            // The overhang does not count where padding does, and one window cannot say both.
+            return by_axis(site, view, window, floor.pads, shape);
+        }
     }
-    Ok(unless_trivial(input, window, Op::AveragePool { window, count_include_pad }, shape))
+    Ok(unless_trivial(view, window, Op::AveragePool { window, count_include_pad }, shape))
+}
+
+/// A mean over height, then one over width; `padding` counts as zeros, what hangs over further does not count.
+fn by_axis(
+    site: &Site<'_>,
+    view: &View,
+    window: Window,
+    padding: [usize; 4],
+    shape: [usize; 3],
+) -> Result<Outcome, Refusal> {
+    let (_, mut now) = site.picture(0)?;
+    let mut steps = Vec::new();
+    for axis in [0, 1] {
+        let (len, before, after) = (now[axis + 1], padding[axis], padding[axis + 2]);
+        site.budget.spend(shape[axis + 1].saturating_mul(window.kernel[axis]))?;
+        let taps = (0..shape[axis + 1]).map(|at| {
+            let positions = (0..window.kernel[axis]).map(|tap| at * window.stride[axis] + tap * window.dilation[axis]);
+            let counted: Vec<usize> = positions.filter(|&position| position < before + len + after).collect();
+            let weight = 1.0 / counted.len().max(1) as f32;
+            let seen =
+                counted.into_iter().filter_map(|position| position.checked_sub(before).filter(|&from| from < len));
+            seen.map(|from| (from, weight)).collect()
+        });
+        let taps: Vec<Vec<(usize, f32)>> = taps.collect();
+        now[axis + 1] = shape[axis + 1];
+        steps.push(Step::new(Op::Resample { axis: axis + 1, taps: taps.into() }, now));
+    }
+    Ok(Outcome::like(view, steps))
 }
 
 pub(super) fn global_average(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, [channels, ..]) = site.picture(0)?;
-    Ok(Outcome::one(input, Op::GlobalAveragePool, [channels, 1, 1]))
+    let (view, [channels, ..]) = site.picture(0)?;
+    Ok(Outcome::like(view, vec![Step::new(Op::GlobalAveragePool, [channels, 1, 1])]))
 }
 
-/// The mean over all pixels, as PyTorch exports `x.mean([2, 3])`.
-pub(super) fn reduce_mean(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, [channels, ..]) = site.picture(0)?;
-    let axes = site.axes(18, 1)?.unwrap_or_default();
-    let mut axes = axes.into_iter().map(|a| axis(a, 4)).collect::<Result<Vec<_>, _>>()?;
-    axes.sort_unstable();
-    axes.dedup();
-    if axes != [2, 3] {
-        return Err(format!("it reduces axes {axes:?}; only the mean over height and width is supported").into());
-    }
-    let mut steps = vec![Step { op: Lowered::Op(Op::GlobalAveragePool), shape: vec![channels, 1, 1] }];
-    if site.int("keepdims", 1)? == 0 {
-        steps.push(Step { op: Lowered::Op(Op::Reshape), shape: vec![channels] });
-    }
-    Ok(Outcome::Steps { inputs: vec![input], steps })
+pub(super) fn global_max(site: &Site<'_>) -> Result<Outcome, Refusal> {
+    let (view, [channels, ..]) = site.picture(0)?;
+    let op = Op::Reduce { kind: Reduction::Max, axes: vec![1, 2] };
+    Ok(Outcome::like(view, vec![Step::new(op, [channels, 1, 1])]))
 }
 
-fn pool(site: &Site<'_>) -> Result<(ValueId, Window, [usize; 3]), Refusal> {
+pub(super) fn local_response(site: &Site<'_>) -> Result<Outcome, Refusal> {
+    let (view, shape) = site.picture(0)?;
+    let size = usize::try_from(site.int("size", 0)?).ok().filter(|&size| size > 0).ok_or("its size is not above 0")?;
+    let op = Op::LocalResponse {
+        size: size.min(2 * shape[0] + 1),
+        alpha: site.float("alpha", 1e-4)? * (size.min(2 * shape[0] + 1) as f32 / size as f32),
+        beta: site.float("beta", 0.75)?,
+        bias: site.float("bias", 1.0)?,
+    };
+    Ok(Outcome::like(view, vec![Step::new(op, shape)]))
+}
+
+fn pool<'a>(site: &'a Site<'_>) -> Result<(&'a View, Window, [usize; 3]), Refusal> {
     pool_rounded(site, if site.flag("ceil_mode")? { Rounding::Ceil } else { Rounding::Floor })
 }
 
-fn pool_rounded(site: &Site<'_>, rounding: Rounding) -> Result<(ValueId, Window, [usize; 3]), Refusal> {
-    let (input, [channels, height, width]) = site.picture(0)?;
-    let kernel = kernel_shape(site)?.ok_or("attribute `kernel_shape` is missing")?;
-    let (window, [out_height, out_width]) = window(site, kernel, [height, width], rounding)?;
+fn pool_rounded<'a>(site: &'a Site<'_>, rounding: Rounding) -> Result<(&'a View, Window, [usize; 3]), Refusal> {
+    let (view, [channels, height, width]) = site.picture(0)?;
+    let spatial = view.axes.len() - 2;
+    let kernel = kernel_shape(site, spatial)?.ok_or("attribute `kernel_shape` is missing")?;
+    let (window, [out_height, out_width]) = window(site, kernel, [height, width], spatial, rounding)?;
     for (axis, size) in [height, width].into_iter().enumerate() {
         // Less padding than the window reaches, and no input shorter than the distance of its taps: every
         // window has a tap on the input, so that each maximum and mean is one of something.
@@ -64,11 +97,11 @@ fn pool_rounded(site: &Site<'_>, rounding: Rounding) -> Result<(ValueId, Window,
             return Err("some of its windows see nothing but padding".into());
         }
     }
-    Ok((input, window, [channels, out_height, out_width]))
+    Ok((view, window, [channels, out_height, out_width]))
 }
 
 /// A window of one pixel that skips none changes nothing; exporters write it for adaptive pools.
-fn unless_trivial(input: ValueId, window: Window, op: Op, shape: [usize; 3]) -> Outcome {
+fn unless_trivial(view: &View, window: Window, op: Op, shape: [usize; 3]) -> Outcome {
     let trivial = window.kernel == [1, 1] && window.stride == [1, 1];
-    if trivial { Outcome::Alias(input) } else { Outcome::one(input, op, shape) }
+    if trivial { Outcome::View(view.clone()) } else { Outcome::like(view, vec![Step::new(op, shape)]) }
 }

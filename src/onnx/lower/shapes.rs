@@ -1,128 +1,154 @@
-//! Operators that move no element: the batch must stay in front.
+//! Operators that move no element, or only read them in another order.
 
 use super::{
     super::{
         array::{Int, count},
         fold::{squeezed, unsqueezed},
-        site::{Refusal, Site},
+        site::{Refusal, Site, axis},
         tensor::MAX_RANK,
+        view::{Factor, View, reshaped},
     },
-    Outcome,
+    Outcome, Step,
+    align::list,
 };
+use crate::graph::Op;
+
+pub(super) fn transpose(site: &Site<'_>) -> Result<Outcome, Refusal> {
+    let (view, _) = site.view(0)?;
+    let rank = view.axes.len();
+    let order = match site.ints("perm")? {
+        Some(perm) => perm.iter().map(|&at| axis(at, rank)).collect::<Result<Vec<_>, _>>()?,
+        None => (0..rank).rev().collect(),
+    };
+    Ok(Outcome::View(view.transposed(&order).ok_or("its perm is no permutation of its axes")?))
+}
 
 pub(super) fn flatten(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, shape) = site.value(0)?;
-    let rank = shape.len() as i64 + 1;
-    let axis = site.int("axis", 1)?;
-    let axis = if axis < 0 { axis.saturating_add(rank) } else { axis };
-    // Dimensions between the batch and the axis join the batch; there may be none but ones.
-    let before = usize::try_from(axis - 1).ok().and_then(|before| shape.get(..before));
-    if before.is_none_or(|before| before.iter().any(|&dim| dim != 1)) {
-        return Err(format!("axis {} joins other dimensions to the batch", site.int("axis", 1)?).into());
-    }
-    Outcome::reshaped(input, shape, vec![shape.iter().product()])
+    let dims = site.dims(0)?;
+    let given = site.int("axis", 1)?;
+    let at = if given == dims.len() as i64 { dims.len() } else { axis(given, dims.len())? };
+    let product = |dims: &[Int]| {
+        dims.iter().try_fold(Int::Fixed(1), |product, &dim| match (product, dim) {
+            (Int::Fixed(a), Int::Fixed(b)) => a.checked_mul(b).map(Int::Fixed),
+            (Int::Fixed(a), Int::Batch(b)) | (Int::Batch(a), Int::Fixed(b)) => a.checked_mul(b).map(Int::Batch),
+            (Int::Batch(_), Int::Batch(_)) => None,
+        })
+    };
+    let target = [product(&dims[..at]), product(&dims[at..])];
+    let [Some(outer), Some(inner)] = target else { return Err("its output is too large".into()) };
+    to(site, &[outer, inner])
 }
 
 pub(super) fn reshape(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, shape) = site.value(0)?;
-    let target = &site.ints_input(1)?.ok_or("input 1 is missing")?.data;
-    match target_shape(target, shape, site.batch, site.flag("allowzero")?) {
-        Some(new) => Outcome::reshaped(input, shape, new),
-        None => {
-            let entry = |int: &Int| match int {
-                Int::Fixed(number) => number.to_string(),
-                Int::Batch => "batch".to_owned(),
-            };
-            let old = shape.iter().map(|&dim| Int::Fixed(dim as i64));
-            let list = |ints: &[Int]| ints.iter().take(MAX_RANK + 1).map(entry).collect::<Vec<_>>().join(", ");
-            let old = list(&std::iter::once(Int::Batch).chain(old).collect::<Vec<_>>());
-            Err(format!("[{old}] cannot become [{}] with the batch in front", list(target)).into())
-        }
+    let target = if site.opset < 5 { None } else { site.ints_input(1)? };
+    let target = target.ok_or("input 1 is missing")?;
+    let dims = site.dims(0)?;
+    let copies = !site.flag("allowzero")?;
+    let entry = |(at, int): (usize, &Int)| match int {
+        Int::Fixed(0) if copies => dims.get(at).copied(),
+        int => Some(*int),
+    };
+    let entries = target.data.iter().take(MAX_RANK + 1).enumerate().map(entry).collect::<Option<Vec<_>>>();
+    let entries = entries.filter(|entries| entries.len() <= MAX_RANK).ok_or_else(|| misfit(site, &target.data))?;
+    to(site, &entries)
+}
+
+fn misfit(site: &Site<'_>, target: &[Int]) -> Refusal {
+    let dims = site.dims(0).unwrap_or_default();
+    format!("{} cannot become {} with one batch in it", list(&dims), list(target)).into()
+}
+
+/// The input under other dimensions.
+fn to(site: &Site<'_>, target: &[Int]) -> Result<Outcome, Refusal> {
+    let (view, shape) = site.view(0)?;
+    if view.dims(shape) == target {
+        return Ok(Outcome::View(view.clone()));
     }
+    let (view, shape) = site.ordered(0)?;
+    let factors: Vec<Factor> = view.axes.iter().flatten().copied().collect();
+    let before = factors.iter().position(|&factor| factor == Factor::Batch).ok_or("its input has no batch")?;
+    let new = reshaped(&shape[..before], &shape[before..], target, site.batch).ok_or_else(|| misfit(site, target))?;
+    if new.shape.is_empty() {
+        return Err("it leaves no dimension but the batch, which is not supported".into());
+    }
+    let steps = if new.shape == shape { Vec::new() } else { vec![Step::new(Op::Reshape, new.shape)] };
+    Ok(Outcome::with_axes(view, steps, new.axes))
 }
 
 pub(super) fn squeeze(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, shape) = site.value(0)?;
+    let (view, shape) = site.view(0)?;
     let axes = site.axes(13, 1)?;
     if axes.is_none() && site.batch == Some(1) {
         return Err("it has no axes, and the batch is 1 in the file: it would be dropped too".into());
     }
-    // A batch of 0 stands for a dimension that is never dropped; no other dimension is 0.
-    let new = squeezed(&with_batch(shape), axes.as_deref()).ok_or("it drops a dimension that is not 1")?;
-    Outcome::reshaped(input, shape, new[1..].to_vec())
+    let dims = view.dims(shape);
+    let kept: Vec<usize> = (0..dims.len()).collect();
+    let is_one = |&at: &usize| dims[at] == Int::Fixed(1);
+    let kept = squeezed(&kept, is_one, axes.as_deref()).ok_or("it drops a dimension that is not 1")?;
+    if kept.len() < 2 {
+        return Err("it leaves no dimension but the batch, which is not supported".into());
+    }
+    let axes = kept.into_iter().map(|at| view.axes[at].clone()).collect();
+    Ok(Outcome::View(View { value: view.value, axes }))
 }
 
 pub(super) fn unsqueeze(site: &Site<'_>) -> Result<Outcome, Refusal> {
-    let (input, shape) = site.value(0)?;
+    let (view, _) = site.view(0)?;
     let axes = site.axes(13, 1)?.ok_or("its axes are missing")?;
-    let new = unsqueezed(&with_batch(shape), &axes).filter(|new| new[0] == 0);
-    let new = new.ok_or_else(|| format!("axes {axes:?} do not fit, or come before the batch"))?;
-    Outcome::reshaped(input, shape, new[1..].to_vec())
+    let axes = unsqueezed(&view.axes, &Vec::new(), &axes).ok_or_else(|| format!("axes {axes:?} do not fit"))?;
+    Ok(Outcome::View(View { value: view.value, axes }))
 }
 
-fn with_batch(shape: &[usize]) -> Vec<usize> {
-    std::iter::once(0).chain(shape.iter().copied()).collect()
-}
-
-/// The sample shape that `target` means for a value of sample shape `old`; `None` when it does not fit,
-/// or does not keep the batch in front.
-///
-/// The leading entry is the batch when it is the batch itself, a zero (copied), the number that the file
-/// gives the batch, or the open one while the rest accounts for all elements of a sample.
-fn target_shape(target: &[Int], old: &[usize], batch: Option<i64>, zero_is_zero: bool) -> Option<Vec<usize>> {
-    let (lead, rest) = target.split_first()?;
-    if rest.len() >= MAX_RANK {
-        return None;
-    }
-    let elements = count(old)?;
-    let mut open = None;
-    let mut new = Vec::with_capacity(rest.len());
-    for (at, entry) in rest.iter().enumerate() {
-        new.push(match entry {
-            Int::Fixed(-1) if open.replace(at).is_none() => 1,
-            Int::Fixed(0) if !zero_is_zero => *old.get(at)?,
-            Int::Fixed(number) => usize::try_from(*number).ok().filter(|&dim| dim > 0)?,
-            Int::Batch => return None,
-        });
-    }
-    let leads = match lead {
-        Int::Batch => true,
-        Int::Fixed(-1) => open.is_none(),
-        Int::Fixed(0) => !zero_is_zero,
-        Int::Fixed(number) => Some(*number) == batch,
+/// Channels become pixels, in blocks.
+pub(super) fn depth_to_space(site: &Site<'_>) -> Result<Outcome, Refusal> {
+    let (view, [c, h, w]) = site.picture(0)?;
+    let block = usize::try_from(site.int("blocksize", 0)?).unwrap_or(0);
+    let area = block.checked_mul(block).filter(|&area| area > 0 && c % area == 0);
+    let depth = c / area.ok_or("its blocksize does not divide the channels")?;
+    let (split, order) = match site.text("mode")?.unwrap_or("DCR") {
+        "DCR" => ([block, block, depth, h, w], [2, 3, 0, 4, 1]),
+        "CRD" => ([depth, block, block, h, w], [0, 3, 1, 4, 2]),
+        other => return Err(format!("mode `{other}` is not known").into()),
     };
-    let given = count(&new)?;
-    if let Some(open) = open {
-        new[open] = elements.checked_div(given)?;
-    }
-    (leads && count(&new)? == elements).then_some(new)
+    moved(site, view.value, &split, &order, [depth, h * block, w * block])
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_batch_stays_in_front() {
-        let shape = |target: &[i64], old: &[usize], batch| {
-            let target: Vec<Int> = target.iter().map(|&int| Int::Fixed(int)).collect();
-            target_shape(&target, old, batch, false)
-        };
-        assert_eq!(shape(&[0, -1], &[8, 1, 1], None), Some(vec![8]));
-        assert_eq!(shape(&[-1, 8], &[8, 1, 1], None), Some(vec![8]));
-        assert_eq!(shape(&[-1, 4], &[8, 1, 1], None), None);
-        assert_eq!(shape(&[-1, -1], &[8], None), None);
-        assert_eq!(shape(&[1, -1], &[8, 1, 1], Some(1)), Some(vec![8]));
-        assert_eq!(shape(&[1, -1], &[8, 1, 1], None), None);
-        assert_eq!(shape(&[0, 0, -1], &[8, 2, 3], None), Some(vec![8, 6]));
-        assert_eq!(shape(&[0, 3, -1], &[8], None), None);
-        assert_eq!(shape(&[0, 8, 0], &[8], None), None);
-        assert_eq!(shape(&[0, -2], &[8], None), None);
-        assert_eq!(shape(&[0, i64::MAX, i64::MAX], &[8], None), None);
-        assert_eq!(shape(&[], &[8], None), None);
-        assert_eq!(shape(&[-1], &[1], None), Some(vec![]));
-        assert_eq!(target_shape(&[Int::Batch, Int::Fixed(8)], &[2, 4], None, false), Some(vec![8]));
-        assert_eq!(target_shape(&[Int::Fixed(8), Int::Batch], &[2, 4], None, false), None);
-        assert_eq!(target_shape(&[Int::Fixed(0), Int::Fixed(8)], &[8], None, true), None);
+/// The inverse.
+pub(super) fn space_to_depth(site: &Site<'_>) -> Result<Outcome, Refusal> {
+    let (view, [c, h, w]) = site.picture(0)?;
+    let block = usize::try_from(site.int("blocksize", 0)?).unwrap_or(0);
+    if block == 0 || h % block != 0 || w % block != 0 {
+        return Err("its blocksize does not divide height and width".into());
     }
+    let channels = c.checked_mul(block).and_then(|c| c.checked_mul(block)).ok_or("its output is too large")?;
+    let split = [c, h / block, block, w / block, block];
+    let order = match site.text("mode")?.unwrap_or("DCR") {
+        "DCR" => [2, 4, 0, 1, 3],
+        "CRD" => [0, 2, 4, 1, 3],
+        other => return Err(format!("mode `{other}` is not known").into()),
+    };
+    moved(site, view.value, &split, &order, [channels, h / block, w / block])
+}
+
+/// Dimensions split, exchanged and joined again.
+fn moved(
+    site: &Site<'_>,
+    value: crate::graph::ValueId,
+    split: &[usize],
+    order: &[usize],
+    to: [usize; 3],
+) -> Result<Outcome, Refusal> {
+    count(&to).ok_or("its output is too large")?;
+    let turned: Vec<usize> = order.iter().map(|&axis| split[axis]).collect();
+    if site.dims(0)?.len() != 4 {
+        return Err("only [batch, channels, height, width] is supported".into());
+    }
+    Ok(Outcome::chain(
+        value,
+        vec![
+            Step::new(Op::Reshape, split),
+            Step::new(Op::Transpose { order: order.to_vec() }, turned),
+            Step::new(Op::Reshape, to),
+        ],
+    ))
 }

@@ -16,18 +16,20 @@ pub(super) enum Rounding {
     Ceil,
 }
 
-/// The window of a convolution or pool of this kernel over `size`, and the size of what it writes.
+/// The window of a convolution or pool of this kernel over `size`, and the size of what it writes. With one spatial
+/// axis the attributes have one number where they have two, and the window is over pictures of one row.
 ///
 /// `auto_pad` becomes explicit padding, and so does the overhang of [`Rounding::Ceil`].
 pub(super) fn window(
     site: &Site<'_>,
     kernel: [usize; 2],
     size: [usize; 2],
+    spatial: usize,
     rounding: Rounding,
 ) -> Result<(Window, [usize; 2]), Refusal> {
-    let stride = steps(site, "strides", 1)?.unwrap_or([1, 1]);
-    let dilation = steps(site, "dilations", 1)?.unwrap_or([1, 1]);
-    let explicit: [usize; 4] = steps(site, "pads", 0)?.unwrap_or([0; 4]);
+    let stride = steps(site, "strides", 1, spatial, 1)?.unwrap_or([1, 1]);
+    let dilation = steps(site, "dilations", 1, spatial, 1)?.unwrap_or([1, 1]);
+    let explicit = site.ints("pads")?.map(|ints| pads(ints, spatial)).transpose()?.unwrap_or([0; 4]);
     let too_large = || Refusal::from("its window is too large for its input");
     let reach = |axis: usize| dilation[axis].checked_mul(kernel[axis] - 1)?.checked_add(1);
     let reach = [reach(0).ok_or_else(too_large)?, reach(1).ok_or_else(too_large)?];
@@ -67,19 +69,42 @@ pub(super) fn window(
 }
 
 /// The attribute `kernel_shape`, when given.
-pub(super) fn kernel_shape(site: &Site<'_>) -> Result<Option<[usize; 2]>, Refusal> {
-    steps(site, "kernel_shape", 1)
+pub(super) fn kernel_shape(site: &Site<'_>, spatial: usize) -> Result<Option<[usize; 2]>, Refusal> {
+    steps(site, "kernel_shape", 1, spatial, 1)
 }
 
-/// `N` numbers of at least `least`.
-fn steps<const N: usize>(site: &Site<'_>, name: &str, least: i64) -> Result<Option<[usize; N]>, Refusal> {
+/// `spatial` numbers of at least `least`; with one alone, the other is `row`.
+pub(super) fn steps(
+    site: &Site<'_>,
+    name: &str,
+    least: i64,
+    spatial: usize,
+    row: usize,
+) -> Result<Option<[usize; 2]>, Refusal> {
     let Some(ints) = site.ints(name)? else { return Ok(None) };
+    let numbers = numbers(ints, name, least, spatial)?;
+    Ok(match numbers[..] {
+        [width] => Some([row, width]),
+        [height, width] => Some([height, width]),
+        _ => None,
+    })
+}
+
+/// The numbers of `pads`: top, left, bottom, right.
+pub(super) fn pads(ints: &[i64], spatial: usize) -> Result<[usize; 4], Refusal> {
+    Ok(match numbers(ints, "pads", 0, 2 * spatial)?[..] {
+        [left, right] => [0, left, 0, right],
+        [top, left, bottom, right] => [top, left, bottom, right],
+        _ => [0; 4],
+    })
+}
+
+fn numbers(ints: &[i64], name: &str, least: i64, wanted: usize) -> Result<Vec<usize>, Refusal> {
     if let Some(int) = ints.iter().find(|int| !(least..=MAX_STEP).contains(int)) {
         return Err(format!("attribute `{name}` has {int}, which is not within {least}..={MAX_STEP}").into());
     }
-    let steps: Vec<usize> = ints.iter().map(|&int| int as usize).collect();
-    let steps = steps.try_into().map_err(|_| {
-        format!("attribute `{name}` has {} numbers, not {N}; only two-dimensional windows are supported", ints.len())
-    })?;
-    Ok(Some(steps))
+    if ints.len() != wanted {
+        return Err(format!("attribute `{name}` has {} numbers, not {wanted}", ints.len()).into());
+    }
+    Ok(ints.iter().map(|&int| int as usize).collect())
 }

@@ -38,6 +38,36 @@ fn valid() -> Build {
         .output("y")
 }
 
+/// A model of operators that the first has not, in as few nodes.
+fn varied() -> Build {
+    let build = Build::new(17, &[4, 6, 6]).weight("w", &[4, 2, 3, 3]).weight("n", &[4]).ints("ax", &[1], &[1]);
+    let build = build.ints("s", &[1], &[1]).ints("e", &[1], &[-1]).ints("two", &[1], &[2]).weight("m", &[8, 3]);
+    let build = build.ints("pads", &[8], &[0, 0, 1, 1, 0, 0, 0, 1]).ints("flat", &[3], &[0, 8, -1]);
+    let build = build.floats("scales", &[4], &[1.0, 1.0, 2.0, 0.5]).ints("parts", &[2], &[1, 3]);
+    build
+        .node("ConvTranspose", &["x", "w"], "c", &[int("group", 2), int_list("strides", &[2, 2])])
+        .node("HardSwish", &["c"], "h", &[])
+        .node("Pad", &["h", "pads"], "p", &[text("mode", "reflect")])
+        .node("Resize", &["p", "", "scales"], "r", &[text("mode", "linear")])
+        .node("Slice", &["r", "s", "e", "ax", "s"], "sl", &[])
+        .node("ReduceMax", &["r"], "rm", &[int_list("axes", &[2, 3])])
+        .node("Mul", &["r", "rm"], "g", &[])
+        .node("LRN", &["g"], "l", &[int("size", 3)])
+        .node("Concat", &["l", "sl", "x2"], "cc", &[int("axis", 1)])
+        .node("Reshape", &["cc", "flat"], "f", &[])
+        .node("Transpose", &["f"], "t", &[int_list("perm", &[0, 2, 1])])
+        .node("LayerNormalization", &["t", "n8", "n8"], "ln", &[])
+        .node("MatMul", &["ln", "m"], "mm", &[])
+        .node("Split", &["mm", "parts2"], "sp", &[int("axis", 2)])
+        .node("Gather", &["sp", "two"], "y", &[int("axis", 1)])
+        .ints("parts2", &[2], &[1, 2])
+        .weight("n8", &[8])
+        .node("Identity", &["sl2"], "x2", &[])
+        .node("Gather", &["l", "gi"], "sl2", &[int("axis", 1)])
+        .ints("gi", &[2], &[0, -1])
+        .output("y")
+}
+
 /// What the rest of qtuned relies on.
 fn check(graph: &Graph) {
     let mut written = vec![false; graph.values.len()];
@@ -53,7 +83,18 @@ fn check(graph: &Graph) {
         if let Some((weight, bias)) = data {
             assert_eq!(weight.dims.iter().product::<usize>(), weight.data.len());
             assert!(bias.as_ref().is_none_or(|bias| bias.len() == weight.dims[0]));
-            assert_eq!(graph.value(node.output).shape[0], weight.dims[0]);
+            assert!(graph.value(node.output).shape.contains(&weight.dims[0]));
+        }
+        let shape = |at: usize| &graph.value(node.inputs[at]).shape;
+        match &node.op {
+            Op::Transpose { order } => assert_eq!(order.len(), shape(0).len()),
+            Op::Select { axis, indices } => assert!(indices.iter().all(|&at| at < shape(0)[*axis])),
+            Op::Resample { axis, taps } => {
+                assert!(taps.iter().flatten().all(|&(at, _)| at < shape(0)[*axis]));
+            }
+            Op::Concat { axis } => assert!((0..node.inputs.len()).all(|at| shape(at).len() > *axis)),
+            Op::MatMul => assert_eq!(shape(0).last(), shape(1).iter().rev().nth(1)),
+            _ => {}
         }
     }
     assert!(written.iter().all(|&written| written));
@@ -77,21 +118,30 @@ fn the_model_itself_is_valid() {
 }
 
 #[test]
+fn the_varied_model_is_valid_and_runs() {
+    let graph = import(&varied().bytes(), None).map_err(|error| chain(&error)).unwrap().graph;
+    check(&graph);
+    assert_eq!(shape(&graph), [1, 1]);
+}
+
+#[test]
 fn every_truncation_is_survived() {
-    let bytes = valid().bytes();
-    for len in 0..bytes.len() {
-        survive(&bytes[..len]);
+    for bytes in [valid().bytes(), varied().bytes()] {
+        for len in 0..bytes.len() {
+            survive(&bytes[..len]);
+        }
     }
 }
 
 #[test]
 fn every_single_byte_can_be_wrong() {
-    let bytes = valid().bytes();
-    for at in 0..bytes.len() {
-        for value in [0, 0x7f, 0xff, bytes[at] ^ 1, bytes[at].wrapping_add(1)] {
-            let mut bytes = bytes.clone();
-            bytes[at] = value;
-            survive(&bytes);
+    for bytes in [valid().bytes(), varied().bytes()] {
+        for at in 0..bytes.len() {
+            for value in [0, 0x7f, 0xff, bytes[at] ^ 1, bytes[at].wrapping_add(1)] {
+                let mut bytes = bytes.clone();
+                bytes[at] = value;
+                survive(&bytes);
+            }
         }
     }
 }
@@ -169,13 +219,14 @@ proptest! {
     /// Well-formed messages with other numbers in them reach further than other bytes do.
     #[test]
     fn random_numbers(
+        which in any::<bool>(),
         node in any::<prop::sample::Index>(),
         numbers in proptest::collection::vec(prop_oneof![-3i64..8, any::<i64>()], 0..6),
         dims in proptest::collection::vec(prop_oneof![-1i64..8, any::<i64>()], 0..5),
         tensor in any::<prop::sample::Index>(),
         float in any::<f32>(),
     ) {
-        let mut build = valid();
+        let mut build = if which { valid() } else { varied() };
         let graph = build.graph();
         let node = node.index(graph.node.len());
         for attribute in &mut graph.node[node].attribute {

@@ -1,0 +1,103 @@
+//! What exporters write in many operators.
+
+use super::build::*;
+use crate::graph::{Function, Graph, Op};
+
+/// The only operator.
+fn only(graph: &Graph) -> &Op {
+    assert_eq!(graph.nodes.len(), 1, "{:?}", graph.nodes);
+    &graph.nodes[0].op
+}
+
+fn one(build: Build, name: &str, value: f32) -> Build {
+    build.floats(name, &[], &[value])
+}
+
+#[test]
+fn silu_is_a_product_with_its_own_sigmoid() {
+    let build = Build::new(13, &[3, 4, 4]).node("Sigmoid", &["x"], "s", &[]);
+    for operands in [["x", "s"], ["s", "x"]] {
+        let graph = build.clone().node("Mul", &operands, "y", &[]).import();
+        assert_eq!(only(&graph), &Op::Map(Function::Swish { alpha: 1.0 }));
+    }
+    let scaled = one(Build::new(13, &[3]), "a", 1.702).node("Mul", &["x", "a"], "ax", &[]);
+    let scaled = scaled.node("Sigmoid", &["ax"], "s", &[]).node("Mul", &["x", "s"], "y", &[]).import();
+    assert_eq!(only(&scaled), &Op::Map(Function::Swish { alpha: 1.702 }));
+    // A gate that is read elsewhere stays, and the product no longer needs it.
+    let shared = build.output("s").node("Mul", &["x", "s"], "y", &[]).import();
+    assert_eq!(op_types(&shared), ["Sigmoid", "Mul"]);
+}
+
+#[test]
+fn hard_swish_in_all_its_spellings() {
+    let wanted = Op::Map(Function::HardSwish);
+    let gate = [float("alpha", 1.0 / 6.0), float("beta", 0.5)];
+    let by_gate = Build::new(13, &[3]).node("HardSigmoid", &["x"], "g", &gate).node("Mul", &["x", "g"], "y", &[]);
+    assert_eq!(only(&by_gate.import()), &wanted);
+    // HardSigmoid with ONNX's default of 0.2 is another function.
+    let other = Build::new(13, &[3]).node("HardSigmoid", &["x"], "g", &[]).node("Mul", &["x", "g"], "y", &[]).import();
+    assert_eq!(op_types(&other), ["HardSigmoid", "Mul"]);
+    let relu6 = || {
+        let build = one(one(one(one(Build::new(13, &[3]), "three", 3.0), "zero", 0.0), "six", 6.0), "sixth", 1.0 / 6.0);
+        build.node("Add", &["x", "three"], "a", &[]).node("Clip", &["a", "zero", "six"], "c", &[])
+    };
+    let last = relu6().node("Mul", &["x", "c"], "m", &[]).node("Div", &["m", "six"], "y", &[]).import();
+    let gate = relu6().node("Div", &["c", "six"], "d", &[]).node("Mul", &["d", "x"], "y", &[]).import();
+    let factor = relu6().node("Mul", &["x", "sixth"], "d", &[]).node("Mul", &["d", "c"], "y", &[]).import();
+    for graph in [last, gate, factor] {
+        assert_eq!(only(&graph), &wanted);
+    }
+}
+
+#[test]
+fn gelu_by_erf_and_by_tanh() {
+    let base = || one(one(one(Build::new(13, &[3, 4]), "root", 2f32.sqrt()), "one", 1.0), "half", 0.5);
+    let erf = || base().node("Div", &["x", "root"], "d", &[]).node("Erf", &["d"], "e", &[]);
+    let gate = || erf().node("Add", &["e", "one"], "g", &[]);
+    let last = gate().node("Mul", &["x", "g"], "m", &[]).node("Mul", &["m", "half"], "y", &[]).import();
+    let first = gate().node("Mul", &["x", "half"], "h", &[]).node("Mul", &["h", "g"], "y", &[]).import();
+    for graph in [last, first] {
+        assert_eq!(only(&graph), &Op::Map(Function::Gelu));
+    }
+    let cube = one(one(one(base(), "third", 3.0), "c", 0.044715), "s", (2.0 / std::f32::consts::PI).sqrt());
+    let cube = cube.node("Pow", &["x", "third"], "p", &[]).node("Mul", &["p", "c"], "q", &[]);
+    let cube = cube.node("Add", &["x", "q"], "r", &[]).node("Mul", &["r", "s"], "t", &[]);
+    let cube = cube.node("Tanh", &["t"], "u", &[]).node("Add", &["u", "one"], "g", &[]);
+    let graph = cube.node("Mul", &["x", "g"], "m", &[]).node("Mul", &["m", "half"], "y", &[]).import();
+    assert_eq!(only(&graph), &Op::Map(Function::GeluTanh));
+}
+
+#[test]
+fn layer_normalization_from_its_parts() {
+    let base = one(one(Build::new(13, &[5, 4]), "two", 2.0), "eps", 1e-5).weight("g", &[4]).weight("b", &[4]);
+    let axis = [int_list("axes", &[-1])];
+    let base = base.node("ReduceMean", &["x"], "m", &axis).node("Sub", &["x", "m"], "d", &[]);
+    let base = base.node("Pow", &["d", "two"], "p", &[]).node("ReduceMean", &["p"], "v", &axis);
+    let base = base.node("Add", &["v", "eps"], "e", &[]).node("Sqrt", &["e"], "s", &[]);
+    let base = base.node("Div", &["d", "s"], "n", &[]).node("Mul", &["n", "g"], "h", &[]);
+    let graph = base.node("Add", &["h", "b"], "y", &[]).import();
+    let Op::Normalize(normalize) = only(&graph) else { panic!() };
+    assert_eq!((normalize.axis, normalize.epsilon, normalize.centered), (1, 1e-5, true));
+    assert_eq!(normalize.scale.as_ref().unwrap()[..2], [-3.0 / 16.0, -2.0 / 16.0]);
+    assert_eq!(normalize.shift.as_ref().unwrap()[3], 0.0);
+}
+
+#[test]
+fn a_channel_shuffle_selects_channels() {
+    let build = Build::new(13, &[6, 2, 2]).ints("split", &[5], &[0, 2, 3, 2, 2]).ints("join", &[4], &[0, 6, 2, 2]);
+    let build = build.node("Reshape", &["x", "split"], "s", &[]);
+    let build = build.node("Transpose", &["s"], "t", &[int_list("perm", &[0, 2, 1, 3, 4])]);
+    let graph = build.node("Reshape", &["t", "join"], "y", &[]).import();
+    assert_eq!(only(&graph), &Op::Select { axis: 0, indices: [0, 3, 1, 4, 2, 5].into() });
+}
+
+#[test]
+fn reshapes_are_joined_and_rewrites_are_told() {
+    let build = Build::new(13, &[6, 2, 2]).ints("a", &[2], &[0, 24]).ints("b", &[3], &[0, 4, 6]);
+    let build = build.named("first", "Reshape", &["x", "a"], "r", &[]);
+    let bytes = build.named("second", "Reshape", &["r", "b"], "y", &[]).output("y").bytes();
+    let model = crate::onnx::import(&bytes, None).unwrap();
+    assert_eq!(op_types(&model.graph), ["Reshape"]);
+    let told: Vec<_> = model.rewrites.iter().map(|rewrite| (rewrite.kind, rewrite.node.as_str())).collect();
+    assert_eq!(told, [("reshapes joined", "second")]);
+}
