@@ -75,7 +75,7 @@ pub(super) fn run(global: &Global, args: &ReplayArgs) -> Result<Exit> {
         return Ok(exit);
     }
     let score = |value| format::score(lock.job.budget.metric, value);
-    let samples = format::count(replay.evaluation.score.total());
+    let samples = replay.evaluation.score.total();
     let verdict = match (replay.same_key, replay.differing) {
         (true, 0) => format!("agrees to the bit: {samples} samples, score {}", score(now)),
         (false, 0) => format!(

@@ -124,7 +124,7 @@ fn certified(certificate: &Certificate) -> String {
              {} lost, {} won)\n",
             if holds { "" } else { "NOT " },
             certificate.confidence * 100.0,
-            format::count(pairs.total),
+            pairs.total,
             pairs.lost,
             pairs.won,
         )

@@ -27,11 +27,14 @@ impl Strategy for Refine {
         }
         let pairs = least_first.iter().enumerate();
         let pairs = pairs.flat_map(|(i, &a)| least_first[i + 1..].iter().map(move |&b| [a, b]));
-        for pair in pairs.take(SWAPS) {
+        // For each pair the group that wins most in its place, then for each the second, and so on.
+        let swaps = (0..SWAPS).flat_map(|place| pairs.clone().map(move |pair| (pair, place)));
+        for (pair, place) in swaps.take(SWAPS) {
             let start = without(best, &pair);
             let Some(gains) = history.gains(&start) else { return Some(Step::Rank(start)) };
             // One of the pair alone was tried before.
-            let other = gains.iter().map(|gain| gain.group).find(|group| !pair.contains(group))?;
+            let mut others = gains.iter().map(|gain| gain.group).filter(|group| !pair.contains(group));
+            let Some(other) = others.nth(place) else { continue };
             let fp32 = with(&start, other);
             if history.find(&fp32).is_none() {
                 return Some(Step::Measure(fp32));

@@ -147,6 +147,10 @@ fn refine_puts_back_what_was_not_needed_and_swaps_two_for_one() {
     let wins = |group: GroupId| f64::from(group.0 == 3);
     let (sets, _) = play(&search(StrategyKind::Greedy, 5, true), &right, &wins);
     assert!(sets.contains(&ids(&[0, 4])) && sets.contains(&ids(&[3])), "{sets:?}");
+    // The group that is enough alone wins only the second most by the gains.
+    let wins = |group: GroupId| [0.0, 3.0, 0.0, 2.0, 0.0][group.0];
+    let (sets, _) = play(&search(StrategyKind::Greedy, 5, true), &right, &wins);
+    assert!(sets.contains(&ids(&[1])) && sets.contains(&ids(&[3])), "{sets:?}");
     // Nothing to refine when everything may stay in int8.
     assert_eq!(play(&search(StrategyKind::Greedy, 5, true), &|_| 90, &|_| 0.0).0.len(), 2);
 }
