@@ -59,8 +59,9 @@ impl Rewrite<'_> {
         let attribute = |name: &str| self.file.node[main].attribute.iter().find(|a| a.name == name);
         let behind = match (self.file.node[main].op_type.as_str(), &node.op) {
             ("Conv", Op::Conv(_)) => false,
-            ("Gemm", Op::Linear(_)) => attribute("transB").is_none_or(|a| a.i == 0),
-            ("MatMul", Op::Linear(_)) => true,
+            // Over the channels of a picture they are convolutions that see one pixel.
+            ("Gemm", Op::Linear(_) | Op::Conv(_)) => attribute("transB").is_none_or(|a| a.i == 0),
+            ("MatMul", Op::Linear(_) | Op::Conv(_)) => true,
             ("BatchNormalization", Op::Conv(_)) => {
                 self.normalization(one, main, weight, bias);
                 return Ok(main);
@@ -74,6 +75,9 @@ impl Rewrite<'_> {
             }
         }
         let mut dims: Vec<i64> = dims.iter().map(|&dim| dim as i64).collect();
+        if self.file.node[main].op_type != "Conv" {
+            dims.truncate(2);
+        }
         if behind {
             dims.reverse();
         }

@@ -222,6 +222,19 @@ impl<'a> Walk<'a> {
         node.input.iter().any(|name| self.integers.contains(name))
     }
 
+    /// Whether what a node computes are integers.
+    fn gives_integers(&self, node: &NodeProto) -> bool {
+        match node.op_type.as_str() {
+            "Cast" => {
+                node.attributes().get("to").is_some_and(|to| data_type::INTS.iter().any(|&i| i64::from(i) == to.i))
+            }
+            "And" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Not" | "Or" | "Xor" => false,
+            // The condition does not count.
+            "Where" => node.input.iter().skip(1).any(|name| self.integers.contains(name)),
+            _ => self.has_integers(node),
+        }
+    }
+
     /// Lowers a node, and brings its inputs in order as it asks for.
     fn lower(
         &mut self,
@@ -305,13 +318,9 @@ impl<'a> Walk<'a> {
             one => vec![one],
         };
         self.bind(node, Slot::Extra);
-        let integer = match node.op_type.as_str() {
-            "Cast" => {
-                node.attributes().get("to").is_some_and(|to| data_type::INTS.iter().any(|&i| i64::from(i) == to.i))
-            }
-            _ => self.has_integers(node),
-        };
-        if integer {
+        // Shapes and other constants that a node reads say nothing about what it computes.
+        let computes = outcomes.iter().any(|outcome| !matches!(outcome, Outcome::Known(_)));
+        if computes && self.gives_integers(node) {
             self.integers.extend(node.output.iter().cloned());
         }
         for (outcome, output) in outcomes.into_iter().zip(&node.output).filter(|(_, output)| !output.is_empty()) {

@@ -174,6 +174,15 @@ fn integer_inputs_divide_as_integers() {
     assert_eq!(run(&whole, vec![3.0, 4.0, -5.0], 1), [1.0, 2.0, -2.0]);
     let floats = Build::new(13, &[3]).floats("two", &[], &[2.0]).node("Div", &["x", "two"], "y", &[]).import();
     assert_eq!(run(&floats, vec![3.0, 4.0, -5.0], 1), [1.5, 2.0, -2.5]);
+    // A shape that went through a Cast, as PyTorch exports, and a comparison leave floats what they are.
+    let shaped = Build::new(13, &[3]).floats("two", &[], &[2.0]).floats("one", &[], &[1.0]);
+    let shaped = shaped.node("Shape", &["x"], "s", &[]).node("Cast", &["s"], "i", &[int("to", 7)]);
+    let shaped = shaped.node("Reshape", &["x", "i"], "r", &[]).node("Div", &["r", "two"], "y", &[]).import();
+    assert_eq!(run(&shaped, vec![3.0, 4.0, -5.0], 1), [1.5, 2.0, -2.5]);
+    let chosen = Build::new(13, &[3]).floats("two", &[], &[2.0]).node("Cast", &["x"], "i", &[int("to", 7)]);
+    let chosen = chosen.ints("three", &[], &[3]).node("Greater", &["i", "three"], "c", &[]);
+    let chosen = chosen.node("Where", &["c", "x", "two"], "w", &[]).node("Div", &["w", "two"], "y", &[]).import();
+    assert_eq!(run(&chosen, vec![3.0, 5.0, -5.0], 1), [1.0, 2.5, 1.0]);
 }
 
 #[test]
