@@ -11,7 +11,7 @@
 //! * What the importer folds into an int8 `Conv` or `Gemm` is folded in the file too: BatchNormalization, additions of
 //!   constants, and the factors `alpha` and `beta`.
 //! * An operator set that is too old for all this becomes 13. The nodes rewritten for that are those of
-//!   [`opset`](mod@opset); a file with others is refused.
+//!   `export/opset.rs`; a file with others is refused.
 //! * What only the changed nodes read is left out.
 
 mod external;
