@@ -7,6 +7,7 @@ mod bench;
 
 use std::{
     fs,
+    io::Write,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -132,15 +133,11 @@ impl<'a> Disk<'a> {
         mounted.then_some(Disk(folder))
     }
 
-    /// Takes all the room but `left` bytes.
-    fn fill(&self, left: usize) {
-        let filler = self.0.join("filler");
-        let mut bytes = 1 << 24;
-        // As much as there is, and then less.
-        while fs::write(&filler, vec![1; bytes]).is_err() {
-            bytes -= 4096;
-        }
-        fs::write(&filler, vec![1; bytes.saturating_sub(left)]).unwrap();
+    /// Takes all the room.
+    fn fill(&self) {
+        let mut filler = fs::File::create(self.0.join("filler")).unwrap();
+        // Until there is no more room. What was taken is never given back meanwhile: a daemon would go on in it.
+        while filler.write_all(&[1; 4096]).is_ok() {}
     }
 }
 
@@ -174,7 +171,7 @@ fn a_full_disk_pauses_the_queue_and_loses_nothing() {
         }
     };
     wait("a trial", &|job| job["trials"].as_u64() >= Some(1));
-    disk.fill(0);
+    disk.fill();
     let paused = || {
         let ready = bench.command(&["jobs"]).env("QTUNED_SERVER", format!("http://{address}")).output().unwrap();
         assert!(ready.status.success());
@@ -201,7 +198,7 @@ fn a_full_disk_pauses_the_queue_and_loses_nothing() {
 
 /// What `/readyz` answers.
 fn probe(address: &str) -> String {
-    use std::io::{Read, Write};
+    use std::io::Read;
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream
         .write_all(format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())
