@@ -264,13 +264,14 @@ pub fn compare_layers(
         converted.plan.run_seen(&x, false, &mut |seen| {
             let probe = exported.probes.iter().position(|p| groups.get(p.group).output == seen.value);
             let Some((probe, group)) = probe.map(|at| (at, exported.probes[at].group)) else { return Ok(()) };
-            let flat = seen.to_tensor()?.flatten_all()?;
-            ours[probe] = match (seen.representation, &converted.quantization[group.0]) {
-                (Representation::Float, Some(q)) => {
-                    flat.to_vec1::<f32>()?.into_iter().map(|x| q.output.quantize(x)).collect()
-                }
-                _ => flat.to_vec1::<u8>()?,
+            let grid = match (seen.representation, &converted.quantization[group.0]) {
+                (Representation::Quantized(grid), _) => grid,
+                (Representation::Float, Some(q)) => q.output,
+                (Representation::Float, None) => return Ok(()),
             };
+            // An integer that is dequantized and quantized on the same grid is the same integer.
+            let floats = seen.to_tensor()?.flatten_all()?.to_vec1::<f32>()?;
+            ours[probe] = floats.into_iter().map(|x| grid.quantize(x)).collect();
             Ok(())
         })?;
         for ((same, all, most), (ours, theirs)) in equal.iter_mut().zip(ours.iter().zip(&theirs)) {
