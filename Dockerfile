@@ -19,12 +19,14 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ make pk
 WORKDIR /build
 # The queries were checked when .sqlx was written.
 ENV SQLX_OFFLINE=true
+# Tables of lines are most of the binary.
+ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=debuginfo
 COPY . .
 RUN cargo build --release --locked --bin qtuned
 
 FROM ${BASE}
-RUN groupadd --system --gid 10001 qtuned \
-    && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /work qtuned \
+RUN groupadd --gid 10001 qtuned \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /work --shell /usr/sbin/nologin qtuned \
     && mkdir /work && chown qtuned:qtuned /work
 COPY --from=build /build/target/release/qtuned /usr/local/bin/qtuned
 # By number, so that a cluster can see that it is not root.

@@ -49,7 +49,7 @@ buildah build --quiet --build-arg BUILDER=localhost/builder --build-arg BASE=loc
 echo "built in $((SECONDS - began)) s"
 container=$(buildah from localhost/qtuned)
 image=$(buildah mount "$container")
-du -sh "$image" "$image/usr/local/bin/qtuned" | sed "s|$image|/|"
+echo "its root file system has $(du -sh "$image" | cut -f1), of which qtuned $(du -sh "$image/usr/local/bin/qtuned" | cut -f1)"
 
 # Runs a command of the image as its user, on its root file system, read-only; /work and /tmp can be written, and the
 # sources are at /source. All that is mounted is gone with it.
@@ -66,8 +66,8 @@ contained() {
         mount -t tmpfs tmpfs "$image/tmp"
         mount -t proc proc "$image/proc"
         mount -o remount,bind,ro "$image"
-        export HOME=/work PATH=/usr/local/bin:/usr/bin:/bin
-        exec chroot "$image" setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all \
+        export HOME=/work PATH=/usr/local/bin:/usr/sbin:/usr/bin:/bin
+        exec chroot "$image" env --chdir=/work setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all \
             --inh-caps=-all qtuned "$@"
     ' contained "$image" "$source" "$work/volume" "$@"
 }
