@@ -6,7 +6,7 @@ mod mapping;
 mod observer;
 mod qconfig;
 
-pub use affine::{Affine, WeightScales, requantization_multiplier, round_half_even};
+pub use affine::{AddMultipliers, Affine, WeightScales, requantization_multiplier, round_half_even};
 pub use file::{GroupParameters, Precision, QConfigFile, TensorParameters, WeightParameters};
 pub use mapping::{MappingError, OrderEntry, QConfigMapping};
 pub use observer::{Histogram, TensorStatistics};

@@ -117,6 +117,8 @@ impl Table {
 pub(super) struct IntegerSum {
     /// The grid of what is added.
     pub addend: Affine,
+    /// Whether that is the first of the two.
+    pub addend_first: bool,
     pub grid: Affine,
     pub low: u8,
     pub high: u8,
@@ -309,8 +311,8 @@ impl Call<'_> {
                 out,
             ) => {
                 let pictures = Pictures { x, dims: [n, h, w], padding: *zero_point };
-                let IntegerSum { addend: x_grid, grid, low, high } = *sum;
-                let residual = IntegerResidual { x: addend, x_grid, grid, low, high };
+                let IntegerSum { addend: x_grid, addend_first: first, grid, low, high } = *sum;
+                let residual = IntegerResidual { x: addend, first, x_grid, grid, low, high };
                 kernels.conv_integer(&weight.packed, pictures, epilogue, Some(residual), out, self.parallel);
             }
             (&Kind::PairFloat { pair, per_channel, epilogue }, [Data::Float(a), Data::Float(b)], out) => {
