@@ -2,12 +2,14 @@
 
 mod accuracy;
 mod latency;
+mod program;
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
-pub use accuracy::{Enough, EvaluateError, Samples, evaluate, outputs};
-pub use latency::{Gate, LatencyError, Protocol, fingerprint, latency, step_times, throughput};
+pub use accuracy::{Enough, EvaluateError, Samples, evaluate, largest, outputs};
+pub use latency::{GATE_IS_HELD, Gate, LatencyError, Protocol, fingerprint, latency, step_times, throughput};
+pub use program::{Call, Files, Measures, Program, ProgramError, Programs, decibel, latency_ns, outcomes};
 
 /// What is measured on the search split.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -70,7 +72,7 @@ pub struct Latency {
 pub struct Fingerprint {
     /// Model name of the CPU.
     pub cpu: String,
-    /// Name of the kernels.
+    /// Name of the kernels, or [`Call::identity`] of the program that measured.
     pub kernel: String,
     /// Threads of one run.
     pub threads: usize,

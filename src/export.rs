@@ -25,6 +25,7 @@ mod tensors;
 use std::{io, path::Path, path::PathBuf};
 
 use prost::Message;
+use serde::{Deserialize, Serialize};
 
 pub use imported::imported;
 pub use lists::{Tool, list};
@@ -93,7 +94,8 @@ impl Exported {
 }
 
 /// Whose rules the file follows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Target {
     /// Those of ONNX Runtime, which others accept too: whatever must stay in fp32 is kept from its optimizer.
     #[default]

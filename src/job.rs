@@ -10,18 +10,23 @@ mod load;
 mod lock;
 mod walk;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     dataset::{DataSpec, Source, SplitSpec},
-    evaluate::Metric,
+    evaluate::{Call, Measures, Metric, Program},
+    export::Target,
     quant::QConfigMapping,
     search::{Budget, DropKind, Limits, StrategyKind, Until},
     sensitivity::RankBy,
 };
 
+pub use check::is_target_name;
 pub use load::{JobError, Place, load, parse};
 pub use lock::{JobLock, LockedHashes};
 
@@ -40,6 +45,13 @@ impl Job {
     /// The path of a file that the job names.
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
+    }
+
+    /// Where its commands are run: `measure.programs.folder`, or the job's own; `None` for a job without commands.
+    pub fn program_folder(&self) -> Option<PathBuf> {
+        let measure = &self.spec.measure;
+        let has_command = measure.latency.command.is_some() || measure.metric.command.is_some();
+        has_command.then(|| self.resolve(measure.programs.folder.as_deref().unwrap_or(Path::new(""))))
     }
 
     /// The folder that results are written to: `output`, or `qtuned-out/NAME`, in the current folder.
@@ -142,6 +154,41 @@ pub struct SearchSpec {
 pub struct MeasureSpec {
     /// How latency is taken.
     pub latency: LatencySpec,
+    /// What measures the metric.
+    #[serde(skip_serializing_if = "is_default")]
+    pub metric: MetricSpec,
+    /// How programs of the user's are run.
+    #[serde(skip_serializing_if = "is_default")]
+    pub programs: ProgramsSpec,
+}
+
+/// `measure.metric:` of a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricSpec {
+    /// A program and its arguments, which measures the metric in place of the engine: it gets the exported network for
+    /// `{model}` and a folder of samples for `{data}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// The same of a program that is registered where the job is run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// `measure.programs:` of a job: how the programs of `measure.latency` and `measure.metric` are run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProgramsSpec {
+    /// Seconds that one run may take; in YAML a number, or a text such as `10m` or `1h30m`.
+    #[serde(deserialize_with = "duration::seconds")]
+    pub timeout: f64,
+    /// How often a program is run again when it fails.
+    pub retries: usize,
+    /// Where commands are run; the folder of the job file when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// Whose rules the exported network follows.
+    pub export_for: Target,
 }
 
 /// `measure.latency:` of a job.
@@ -156,6 +203,13 @@ pub struct LatencySpec {
     pub warmup: usize,
     /// Runs that count, of the candidate and of fp32 each.
     pub runs: usize,
+    /// A program and its arguments, which measures in place of the engine, with the exported network for `{model}`; how
+    /// it warms up and repeats is its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// The same of a program that is registered where the job is run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 impl Default for SensitivitySpec {
@@ -179,8 +233,41 @@ impl Default for SearchSpec {
 
 impl Default for LatencySpec {
     fn default() -> Self {
-        LatencySpec { batch: 1, threads: 1, warmup: 10, runs: 50 }
+        LatencySpec { batch: 1, threads: 1, warmup: 10, runs: 50, command: None, target: None }
     }
+}
+
+impl Default for ProgramsSpec {
+    fn default() -> Self {
+        ProgramsSpec { timeout: 600.0, retries: 0, folder: None, export_for: Target::default() }
+    }
+}
+
+impl MeasureSpec {
+    /// The program that measures this, if one does. A checked job names one at most.
+    pub fn program(&self, measures: Measures) -> Option<Program> {
+        let (command, target) = match measures {
+            Measures::Latency => (&self.latency.command, &self.latency.target),
+            Measures::Metric => (&self.metric.command, &self.metric.target),
+        };
+        let call = command.clone().map(Call::Command).or_else(|| target.clone().map(Call::Target))?;
+        let ProgramsSpec { timeout, retries, ref folder, .. } = self.programs;
+        Some(Program { call, timeout: Duration::from_secs_f64(timeout), retries, folder: folder.clone() })
+    }
+
+    /// Where the job brings a program of its own: the place in it.
+    pub fn own_program(&self) -> Option<&'static str> {
+        let places = [
+            ("measure.latency.command", self.latency.command.is_some()),
+            ("measure.metric.command", self.metric.command.is_some()),
+            ("measure.programs.folder", self.programs.folder.is_some()),
+        ];
+        places.into_iter().find(|(_, is_there)| *is_there).map(|(place, _)| place)
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl JobSpec {

@@ -1,6 +1,7 @@
 //! The whole flow of a job, from a model to its chosen qconfig, and the ports through which its facts leave.
 
 mod bench;
+mod by_program;
 mod certify;
 mod facts;
 mod keys;

@@ -63,7 +63,7 @@ def check_file(path, fp32_layers):
 
 def verify(*args):
     library = next(pathlib.Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*"))
-    print(qtuned("verify", *args, "--engine", "onnxruntime", "--library", library), end="")
+    print(qtuned("verify", *args, "--engine", "onnxruntime", "--library", library, "-o", "certificate.json"), end="")
     return json.loads((FOLDER / "certificate.json").read_text())
 
 

@@ -84,6 +84,15 @@ fn rank(y: &[f32], class: usize) -> usize {
     y.iter().enumerate().filter(|&(i, &v)| v > own || (v == own && i < class)).count()
 }
 
+/// The place of the largest output, the first among equals.
+pub fn largest(y: &[f32]) -> Option<usize> {
+    let better = |best: Option<(usize, f32)>, (i, &v): (usize, &f32)| match best {
+        Some((_, most)) if v <= most => best,
+        _ => Some((i, v)),
+    };
+    y.iter().enumerate().fold(None, better).map(|(i, _)| i)
+}
+
 /// After how many samples an evaluation looks whether it may end. Fixed, so that where one ends does not depend on the
 /// number of threads.
 const LOOK: usize = 64;
@@ -116,10 +125,7 @@ pub fn evaluate(
         let (y, label) = output(plan, samples, index, cancel)?;
         let class = match metric {
             Metric::Top1 | Metric::Top5 => label as usize,
-            Metric::Agreement => {
-                let x = reference(index);
-                (0..x.len()).find(|&class| rank(x, class) == 0).unwrap_or(0)
-            }
+            Metric::Agreement => largest(reference(index)).unwrap_or(0),
             Metric::Sqnr => 0,
         };
         if class >= y.len() {
@@ -159,7 +165,14 @@ pub fn evaluate(
 
 #[cfg(test)]
 mod tests {
-    use super::rank;
+    use super::{largest, rank};
+
+    #[test]
+    fn the_first_of_equals_is_the_largest() {
+        assert_eq!(largest(&[1.0, 3.0, 3.0]), Some(1));
+        assert_eq!(largest(&[]), None);
+        assert_eq!(largest(&[-1.0]), Some(0));
+    }
 
     #[test]
     fn the_lowest_index_wins_among_equals() {

@@ -54,6 +54,11 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     seconds.map(Some).map_err(de::Error::custom)
 }
 
+/// As [`deserialize`], of a duration that must be there.
+pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    deserialize(deserializer)?.ok_or_else(|| de::Error::custom(format!("{EXPECTED}, found nothing")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::parse;

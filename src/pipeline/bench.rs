@@ -4,14 +4,17 @@ use candle_core::Tensor;
 
 use super::{
     Ledger, Opened, PipelineError, Progress, Stage, TrialFacts,
+    by_program::{Handed, identity},
     keys::{stopped_key, trial_key},
     run::pool,
 };
 use crate::{
     cancel::Cancel,
-    dataset::{Dataset, Part},
+    dataset::{Dataset, DatasetError, Part, Sample},
     engine::{Plan, input_tensor},
-    evaluate::{self, Enough, Evaluation, Gate, Latency, LatencyError, Metric, Protocol, Samples, Score},
+    evaluate::{
+        self, Enough, Evaluation, Gate, Latency, LatencyError, Measures, Metric, Programs, Protocol, Samples, Score,
+    },
     graph::GroupId,
     job::JobSpec,
     kernels::Kernels,
@@ -35,6 +38,11 @@ impl SplitSamples<'_> {
     fn place(&self, index: usize) -> usize {
         self.order.and_then(|order| order.get(index).copied()).unwrap_or(index)
     }
+
+    /// The `index`th of them, as it is in the data.
+    pub(super) fn sample(&self, index: usize) -> Result<Sample, DatasetError> {
+        self.dataset.load(self.part, self.place(index))
+    }
 }
 
 impl Samples for SplitSamples<'_> {
@@ -43,7 +51,7 @@ impl Samples for SplitSamples<'_> {
     }
 
     fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError> {
-        let sample = self.dataset.load(self.part, self.place(index))?;
+        let sample = self.sample(index)?;
         let x = input_tensor(sample.input, 1, [sample.height, sample.width, sample.channels])?;
         Ok((x, sample.label))
     }
@@ -62,6 +70,9 @@ pub(super) struct Bench<'a> {
     pub(super) calibrated: &'a Calibrated,
     /// In which the samples of the search split are seen.
     pub(super) order: &'a [usize],
+    /// What runs the programs that a job measures with, and where their files are.
+    pub(super) programs: &'a dyn Programs,
+    pub(super) handed: &'a Handed,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a Cancel,
 }
@@ -97,7 +108,7 @@ impl Bench<'_> {
                 let outside =
                     |seen: &[bool]| may_stop.is_some_and(|baseline| budget.surely_outside(baseline, seen, confidence));
                 let enough: Option<&Enough<'_>> = if may_stop.is_some() { Some(&outside) } else { None };
-                let evaluation = self.evaluate(&converted.plan, reference, enough)?;
+                let evaluation = self.evaluate(&converted, reference, enough)?;
                 let all_seen = evaluation.score.total() == self.order.len() as u64;
                 Trial {
                     key: if all_seen { whole } else { stopped },
@@ -113,13 +124,20 @@ impl Bench<'_> {
         if number == 0 {
             check_baseline(&budget, &trial.evaluation.score)?;
         }
+        let program = self.opened.spec.measure.program(Measures::Latency);
         let protocol = protocol(&self.opened.spec);
-        let here = evaluate::fingerprint(self.kernels, protocol);
+        let mut here = evaluate::fingerprint(self.kernels, protocol);
+        if let Some(program) = &program {
+            here.kernel = identity(&self.opened.spec, program);
+        }
         // Latencies taken elsewhere do not compare with those of this run; the store keeps them.
         let elsewhere = trial.latency.as_ref().is_none_or(|l| l.fingerprint != here);
         if elsewhere && trial.evaluation.score.total() == self.order.len() as u64 {
             self.progress.stage(Stage::Latency { trial: number }, None);
-            trial.latency = self.latency(&converted.plan, protocol)?;
+            trial.latency = match &program {
+                Some(program) => Some(self.latency_by_program(program, number, &converted, here)?),
+                None => self.latency(&converted.plan, protocol)?,
+            };
         }
         let drop = DropInterval::of(baseline.unwrap_or(&trial.evaluation), &trial.evaluation, confidence);
         let facts = self.facts(number, &trial, drop, &converted);
@@ -173,30 +191,35 @@ impl Bench<'_> {
     /// The metric over the search split, to the last sample or until `enough` are seen.
     pub(super) fn evaluate(
         &self,
-        plan: &Plan,
+        network: &Converted,
         reference: &mut Option<Vec<Vec<f32>>>,
         enough: Option<&Enough<'_>>,
     ) -> Result<Evaluation, PipelineError> {
         let samples = SplitSamples { dataset: &self.opened.dataset, part: Part::Search, order: Some(self.order) };
-        self.evaluate_on(&samples, plan, reference, enough)
+        self.evaluate_on(&samples, network, reference, enough)
     }
 
     /// The metric over these samples; `reference` keeps the outputs of fp32 on them, where the metric needs them.
     pub(super) fn evaluate_on(
         &self,
         samples: &SplitSamples<'_>,
-        plan: &Plan,
+        network: &Converted,
         reference: &mut Option<Vec<Vec<f32>>>,
         enough: Option<&Enough<'_>>,
     ) -> Result<Evaluation, PipelineError> {
         let metric = self.opened.spec.budget.metric;
-        let _gate = Gate::compute(self.cancel)?;
+        let gate = Gate::compute(self.cancel)?;
         if matches!(metric, Metric::Agreement | Metric::Sqnr) && reference.is_none() {
             let fp32 = self.calibrated.engine().fp32_plan();
             *reference = Some(self.pool.install(|| evaluate::outputs(&fp32, samples, self.cancel))?);
         }
-        let advance = |done: u64, correct: Option<u64>| self.progress.advance(done, correct);
         let reference = reference.as_deref();
+        if let Some(program) = self.opened.spec.measure.program(Measures::Metric) {
+            drop(gate);
+            return self.evaluate_by_program(&program, samples, network, reference);
+        }
+        let advance = |done: u64, correct: Option<u64>| self.progress.advance(done, correct);
+        let plan = &network.plan;
         let measure = || evaluate::evaluate(plan, samples, metric, reference, enough, self.cancel, &advance);
         Ok(self.pool.install(measure)?)
     }
@@ -218,14 +241,6 @@ impl Bench<'_> {
     fn facts(&self, number: usize, trial: &Trial, drop: Option<DropInterval>, converted: &Converted) -> TrialFacts {
         let groups = &self.opened.groups;
         let mapping = self.opened.spec.qconfig.with_fp32(groups, &trial.fp32_groups);
-        let parameters = groups.ids().map(|id| match (&self.opened.qconfigs[id.0], &converted.quantization[id.0]) {
-            (Some(qconfig), Some(q)) => {
-                let weight = self.calibrated.engine().quantized_weight(id, q);
-                let scales = weight.as_ref().map(|w| &w.scales.scales[..]);
-                GroupParameters::int8(&groups.get(id).id, qconfig, &q.inputs, &q.output, scales, q.bias.as_deref())
-            }
-            _ => GroupParameters::fp32(&groups.get(id).id),
-        });
         TrialFacts {
             fp32_names: trial.fp32_groups.iter().map(|id| groups.get(*id).id.clone()).collect(),
             drop,
@@ -237,9 +252,23 @@ impl Bench<'_> {
                 trial: number,
                 score: trial.evaluation.score.value(),
                 mapping: mapping.clone(),
-                groups: parameters.collect(),
+                groups: self.parameters(converted),
             },
         }
+    }
+
+    /// What quantizes each group of a network.
+    pub(super) fn parameters(&self, network: &Converted) -> Vec<GroupParameters> {
+        let groups = &self.opened.groups;
+        let of = |id: GroupId| match (&self.opened.qconfigs[id.0], &network.quantization[id.0]) {
+            (Some(qconfig), Some(q)) => {
+                let weight = self.calibrated.engine().quantized_weight(id, q);
+                let scales = weight.as_ref().map(|w| &w.scales.scales[..]);
+                GroupParameters::int8(&groups.get(id).id, qconfig, &q.inputs, &q.output, scales, q.bias.as_deref())
+            }
+            _ => GroupParameters::fp32(&groups.get(id).id),
+        };
+        groups.ids().map(of).collect()
     }
 }
 

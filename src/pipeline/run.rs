@@ -1,14 +1,18 @@
 //! The flow: open, calibrate, rank, then measure what the search proposes until it has ended.
 
+use std::{io, path::PathBuf};
+
 use super::{
     Certificate, GroupFacts, Ledger, LedgerError, Outcome, Progress, Resolution, Stage,
     bench::{Bench, SplitSamples},
+    by_program::Handed,
     keys::sensitivity_key,
 };
 use crate::{
     cancel::{Cancel, Cancelled},
     dataset::{Dataset, DatasetError, Part, permutation},
-    evaluate::{EvaluateError, Gate, LatencyError, Samples},
+    evaluate::{EvaluateError, Gate, LatencyError, ProgramError, Programs, Samples},
+    export::ExportError,
     graph::{GroupId, Groups},
     job::{Job, JobSpec, LockedHashes},
     kernels::{KernelError, Kernels},
@@ -23,6 +27,8 @@ use crate::{
 /// A job whose model and data have been read and fit together.
 pub struct Opened {
     pub(super) spec: JobSpec,
+    /// The model's file.
+    pub(super) path: PathBuf,
     pub(super) model: Model,
     pub(super) dataset: Dataset,
     pub(super) groups: Groups,
@@ -83,6 +89,21 @@ pub enum PipelineError {
     /// A latency could not be taken.
     #[error("measuring latency failed")]
     Latency(#[source] LatencyError),
+    /// A network could not be exported for the program that measures it.
+    #[error("exporting a trial for the program that measures it failed")]
+    Export(#[source] ExportError),
+    /// What a program reads could not be written.
+    #[error("writing `{}` for a program failed", path.display())]
+    Hand {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A program did not measure.
+    #[error("measuring with a program failed")]
+    Program(#[source] ProgramError),
     /// fp32 is right so seldom that a drop relative to it means nothing.
     #[error("budget.drop: relative to fp32, which is right on {correct} of {total} samples only; use `absolute`")]
     Baseline {
@@ -126,13 +147,15 @@ stage_error!(Calibration, CalibrationError);
 stage_error!(Sensitivity, SensitivityError);
 stage_error!(Evaluate, EvaluateError);
 stage_error!(Latency, LatencyError);
+stage_error!(Program, ProgramError);
 
 /// Reads a job's model and data and checks that they, and the qconfig, fit together.
 ///
 /// # Errors
 /// The first thing that does not; [`PipelineError::Cancelled`] when it was asked to stop.
 pub fn open(job: &Job, cancel: &Cancel) -> Result<Opened, PipelineError> {
-    let model = onnx::load(&job.resolve(&job.spec.model.onnx))?;
+    let path = job.resolve(&job.spec.model.onnx);
+    let model = onnx::load(&path)?;
     cancel.check()?;
     let dataset = Dataset::open(&job.spec.data, &job.folder, job.root.as_deref(), cancel)?;
     let [height, width, channels] = dataset.shape();
@@ -153,8 +176,9 @@ pub fn open(job: &Job, cancel: &Cancel) -> Result<Opened, PipelineError> {
         search: Key(search_digest).to_string(),
         certify: Key(digest(Part::Certify)?).to_string(),
     };
-    let spec = job.spec.clone();
-    Ok(Opened { spec, model, dataset, groups, qconfigs, hashes, search_digest, calibrate_digest })
+    let mut spec = job.spec.clone();
+    spec.measure.programs.folder = job.program_folder();
+    Ok(Opened { spec, path, model, dataset, groups, qconfigs, hashes, search_digest, calibrate_digest })
 }
 
 impl Opened {
@@ -193,6 +217,7 @@ pub fn run(
     opened: &Opened,
     threads: usize,
     ledger: &mut dyn Ledger,
+    programs: &dyn Programs,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Outcome, PipelineError> {
@@ -224,8 +249,19 @@ pub fn run(
     ranked.sort_by_key(place);
     progress.sensitivities(&ranked);
 
-    let order = permutation(opened.dataset.len(Part::Search), opened.spec.search.seed);
-    let bench = Bench { opened, pool: &pool, kernels, calibrated: &calibrated, order: &order, progress, cancel };
+    let seen = permutation(opened.dataset.len(Part::Search), opened.spec.search.seed);
+    let handed = Handed::default();
+    let bench = Bench {
+        opened,
+        pool: &pool,
+        kernels,
+        calibrated: &calibrated,
+        order: &seen,
+        programs,
+        handed: &handed,
+        progress,
+        cancel,
+    };
     let order = match opened.spec.search.strategy {
         StrategyKind::LatencyAware => by_noise_for_time(&sensitivities, &bench.group_times(&start, &key, ledger)?),
         StrategyKind::Greedy | StrategyKind::Bisect | StrategyKind::Adaptive => ranking,
