@@ -1,5 +1,6 @@
 //! Sensitivity: four SQNRs a group, and the ranking that follows.
 
+mod against;
 mod analyze;
 mod halving;
 mod probe;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{cancel::Cancelled, engine::EngineError, graph::GroupId, ptq::SampleError};
 
+pub use against::{GroupLoss, Losses, against};
 pub use analyze::{Analysis, analyze};
 pub use probe::{Gain, gains};
 
