@@ -3,6 +3,7 @@
 mod accuracy;
 mod latency;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
@@ -10,7 +11,7 @@ pub use accuracy::{Enough, EvaluateError, Samples, evaluate, outputs};
 pub use latency::{Gate, LatencyError, Protocol, fingerprint, latency, step_times, throughput};
 
 /// What is measured on the search split.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Share of samples whose largest output is the label's.
