@@ -4,6 +4,7 @@ mod accuracy;
 mod latency;
 mod program;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
@@ -12,7 +13,7 @@ pub use latency::{GATE_IS_HELD, Gate, LatencyError, Protocol, fingerprint, laten
 pub use program::{Call, Files, Measures, Program, ProgramError, Programs, decibel, latency_ns, outcomes};
 
 /// What is measured on the search split.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Share of samples whose largest output is the label's.

@@ -25,6 +25,7 @@ mod tensors;
 use std::{io, path::Path, path::PathBuf};
 
 use prost::Message;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use imported::imported;
@@ -94,7 +95,7 @@ impl Exported {
 }
 
 /// Whose rules the file follows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
     /// Those of ONNX Runtime, which others accept too: whatever must stay in fp32 is kept from its optimizer.

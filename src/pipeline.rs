@@ -1,5 +1,6 @@
 //! The whole flow of a job, from a model to its chosen qconfig, and the ports through which its facts leave.
 
+mod analyze;
 mod bench;
 mod by_program;
 mod certify;
@@ -11,6 +12,7 @@ mod run;
 
 use serde::Serialize;
 
+pub use analyze::{Subject, analyze, analyze_job};
 pub use bench::SplitSamples;
 pub use certify::{Certificate, Certified, Finalist};
 pub use facts::{macs, model_facts, parameters};

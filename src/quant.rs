@@ -5,6 +5,7 @@ mod file;
 mod mapping;
 mod observer;
 mod qconfig;
+mod schema;
 
 pub use affine::{AddMultipliers, Affine, WeightScales, requantization_multiplier, round_half_even};
 pub use file::{GroupParameters, Precision, QConfigFile, TensorParameters, WeightParameters};

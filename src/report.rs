@@ -26,7 +26,7 @@ use crate::{
 };
 
 pub use certainty::{FinalistReport, RankingReport};
-pub use document::Document;
+pub use document::{Document, groups_csv};
 pub use svg::DrawError;
 
 /// A job with its trials and groups, and what is derived from them.

@@ -5,6 +5,7 @@ mod analyze;
 mod halving;
 mod probe;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{cancel::Cancelled, engine::EngineError, graph::GroupId, ptq::SampleError};
@@ -14,7 +15,7 @@ pub use analyze::{Analysis, analyze};
 pub use probe::{Gain, gains};
 
 /// Which SQNR ranks the groups.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RankBy {
     /// Of the dequantized folded weight.

@@ -99,7 +99,7 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     let exported = export::qdq(&deployment.source(), &deployment.qconfig, &restored, Target::OnnxRuntime, DATA)?;
     let files = folder.write(&exported)?;
     let reread = {
-        let (bytes, model) = read_model(&files.0)?;
+        let (bytes, model) = read_model(&files.0, &deployment.reading)?;
         let groups = Arc::new(Groups::of(&model.graph));
         let qconfig = export::imported(&bytes, &model, &groups, &Key(model.digest).to_string())?;
         let engine = Engine::new(Arc::new(model.graph), groups, engine.kernels());

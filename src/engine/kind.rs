@@ -384,9 +384,9 @@ impl Call<'_> {
             (Kind::AverageInteger { window, input, grid, low, high }, [Data::Quantized(x)], out) => {
                 let (pool, divisor) = window.over([n, h, w, c]);
                 let finish = |sum: i32, taps: usize| {
-                    // The mean in steps of the output: s_x / (s_y · taps), rounded once to f32.
-                    let multiplier = f64::from(input.scale) / (f64::from(grid.scale) * divisor(taps) as f64);
-                    let multiplier = multiplier as f32;
+                    // The mean in steps of the output: s_x / (s_y · taps), rounded to f32 after the product and after the
+                    // division, as in ONNX Runtime's QLinearGlobalAveragePool.
+                    let multiplier = input.scale / (grid.scale * divisor(taps) as f32);
                     grid.requantize(sum, multiplier).clamp(*low, (*high).max(*low))
                 };
                 let x = (*x, input.zero_point);

@@ -35,6 +35,16 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), Wrong> {
     if spec.model.onnx.as_os_str().is_empty() {
         wrong(&["model", "onnx"], "expected the path of an ONNX file, found an empty text")?;
     }
+    let shape = spec.model.shape.as_deref();
+    if shape.is_some_and(|shape| shape.is_empty() || shape.len() > 7) {
+        wrong(&["model", "shape"], "expected the 1 to 7 sizes of a sample, without the batch, such as [3, 224, 224]")?;
+    }
+    for &size in shape.unwrap_or_default() {
+        within(&["model", "shape"], size, 1, super::MAX_SIZE)?;
+    }
+    if spec.model.fixed.values().any(|number| !number.is_finite()) {
+        wrong(&["model", "fixed"], "expected finite numbers")?;
+    }
     if spec.output.as_ref().is_some_and(|output| output.as_os_str().is_empty()) {
         wrong(&["output"], "expected the path of a folder, found an empty text")?;
     }

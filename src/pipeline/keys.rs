@@ -7,6 +7,7 @@ use crate::{
     engine::GroupQuantization,
     evaluate::Measures,
     kernels::NUMERICS_VERSION,
+    onnx::Reading,
     ptq::Converted,
     search::{Budget, Key},
     sensitivity::{Analysis, RankBy},
@@ -57,6 +58,11 @@ pub(super) fn sensitivity_key(opened: &Opened, start: &Converted, analysis: &Ana
 fn hash_network(hasher: &mut Sha256, opened: &Opened, converted: &Converted) {
     hasher.update(NUMERICS_VERSION.to_le_bytes());
     hasher.update(opened.model.digest);
+    let reading = opened.spec.model.reading();
+    if reading != Reading::default() {
+        // Every field, in a fixed order.
+        hasher.update(format!("{reading:?}"));
+    }
     for quantization in &converted.quantization {
         let Some(GroupQuantization { inputs, output, weight, bias, .. }) = quantization else {
             hasher.update([0]);

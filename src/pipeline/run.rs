@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use super::{
     Certificate, GroupFacts, Ledger, LedgerError, Outcome, Progress, Resolution, Stage,
+    analyze::{measure, observe},
     bench::{Bench, SplitSamples},
     by_program::Handed,
     keys::sensitivity_key,
@@ -11,14 +12,14 @@ use super::{
 use crate::{
     cancel::{Cancel, Cancelled},
     dataset::{Dataset, DatasetError, Part, permutation},
-    evaluate::{EvaluateError, Gate, LatencyError, ProgramError, Programs, Samples},
+    evaluate::{EvaluateError, LatencyError, ProgramError, Programs, Samples},
     export::ExportError,
     graph::{GroupId, Groups},
     job::{Job, JobSpec, LockedHashes},
     kernels::{KernelError, Kernels},
-    onnx::{self, Model, OnnxError},
+    onnx::{Model, OnnxError},
     pareto,
-    ptq::{self, Calibrated, CalibrationError, LoadSample},
+    ptq::{Calibrated, CalibrationError, LoadSample},
     quant::{MappingError, QConfig},
     search::{Finish, Key, Proposal, Ranked, Search, StrategyKind, Trial, by_noise_for_time},
     sensitivity::{self, Analysis, GroupSensitivity, SensitivityError},
@@ -155,7 +156,7 @@ stage_error!(Program, ProgramError);
 /// The first thing that does not; [`PipelineError::Cancelled`] when it was asked to stop.
 pub fn open(job: &Job, cancel: &Cancel) -> Result<Opened, PipelineError> {
     let path = job.resolve(&job.spec.model.onnx);
-    let model = onnx::load(&path)?;
+    let model = job.spec.model.reading().load(&path)?;
     cancel.check()?;
     let dataset = Dataset::open(&job.spec.data, &job.folder, job.root.as_deref(), cancel)?;
     let [height, width, channels] = dataset.shape();
@@ -226,7 +227,6 @@ pub fn run(
     let calibrated = calibrate(opened, &pool, kernels, progress, cancel)?;
     let calibrate = calibration(opened);
     let load = |index: usize| calibrate.load(index).map(|(x, _)| x);
-    let advance = |done: u64| progress.advance(done, None);
 
     let start = calibrated.convert(&opened.qconfigs);
     let samples = opened.spec.sensitivity.samples.min(calibrate.len());
@@ -236,9 +236,7 @@ pub fn run(
     let sensitivities = match ledger.sensitivities(&key)? {
         Some(known) => known,
         None => {
-            progress.stage(Stage::Sensitivity, Some(samples as u64));
-            let _gate = Gate::compute(cancel)?;
-            let measured = pool.install(|| sensitivity::analyze(&calibrated, analysis, &load, cancel, &advance))?;
+            let measured = measure(&calibrated, analysis, &load, &pool, progress, cancel)?;
             ledger.record_sensitivities(&key, &group_facts(&opened.groups, &measured))?;
             measured
         }
@@ -284,7 +282,7 @@ pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, PipelineError> {
     pool.map_err(|source| PipelineError::Threads { threads, source })
 }
 
-fn calibration(opened: &Opened) -> SplitSamples<'_> {
+pub(super) fn calibration(opened: &Opened) -> SplitSamples<'_> {
     SplitSamples { dataset: &opened.dataset, part: Part::Calibrate, order: None }
 }
 
@@ -298,11 +296,7 @@ pub(super) fn calibrate(
 ) -> Result<Calibrated, PipelineError> {
     let calibrate = calibration(opened);
     let load = |index: usize| calibrate.load(index).map(|(x, _)| x);
-    let prepared = ptq::prepare(opened.model.graph.clone(), kernels);
-    progress.stage(Stage::Calibrate, Some(calibrate.len() as u64));
-    let _gate = Gate::compute(cancel)?;
-    let observe = || prepared.calibrate(calibrate.len(), &load, cancel, &|done| progress.advance(done, None));
-    Ok(pool.install(observe)?)
+    observe(&opened.model.graph, kernels, calibrate.len(), &load, pool, progress, cancel)
 }
 
 /// Measures what the search proposes until it has ended.
@@ -340,7 +334,7 @@ fn search(
     }
 }
 
-fn group_facts(groups: &Groups, sensitivities: &[GroupSensitivity]) -> Vec<GroupFacts> {
+pub(super) fn group_facts(groups: &Groups, sensitivities: &[GroupSensitivity]) -> Vec<GroupFacts> {
     let facts = |id: GroupId| {
         let group = groups.get(id);
         GroupFacts {
