@@ -22,10 +22,10 @@ import time
 CASES = pathlib.Path(__file__).resolve().parent.parent / "configs" / "cases"
 STAGES = [
     (r"calibrating", "calibrate"),
-    (r"measuring sensitivities|ranking again", "rank"),
+    (r"measuring sensitivities|ranking again|looking which answers", "rank"),
     (r"trial 0 \(fp32\): evaluating", "fp32"),
     (r"trial \d+.*: evaluating", "trials"),
-    (r"trial \d+: taking latencies", "latency"),
+    (r"trial \d+: taking latencies|taking the latencies of", "latency"),
     (r"certifying", "certify"),
 ]
 

@@ -1,12 +1,15 @@
 //! The command line: one file a command.
 
 mod act;
+mod against;
+mod analyze;
 mod bench;
 mod db;
 mod deployment;
 mod export;
 mod format;
 mod groups;
+mod input;
 mod inspect;
 mod jobs;
 mod logs;
@@ -14,9 +17,11 @@ mod merge;
 mod predict;
 mod progress;
 mod query;
+mod reading;
 mod replay;
 mod report;
 mod run;
+mod schema;
 mod serve;
 mod show;
 mod signals;
@@ -46,6 +51,7 @@ use tracing_subscriber::{
 use crate::{
     job::{self, JobError},
     pipeline::{Opened, PipelineError},
+    quant::Preset,
     runner::{self, EXIT_FAILED, Exit, JobLines},
     store::JobRow,
 };
@@ -108,7 +114,9 @@ struct Global {
 enum Command {
     Run(run::RunArgs),
     Validate(validate::ValidateArgs),
+    Schema(schema::SchemaArgs),
     Inspect(inspect::InspectArgs),
+    Analyze(analyze::AnalyzeArgs),
     Bench(bench::BenchArgs),
     Predict(predict::PredictArgs),
     Serve(serve::ServeArgs),
@@ -193,6 +201,11 @@ impl Strictness {
     }
 }
 
+/// A preset by its name.
+fn preset(name: &str) -> Result<Preset, serde_yaml::Error> {
+    serde_yaml::from_str(name)
+}
+
 /// Carries out a command.
 ///
 /// # Errors
@@ -214,7 +227,9 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Export(args) => export::run(global, args),
         Command::Verify(args) => verify::run(global, args),
         Command::Validate(args) => validate::run(global, args),
+        Command::Schema(args) => schema::run(args),
         Command::Inspect(args) => inspect::run(global, args),
+        Command::Analyze(args) => analyze::run(global, args),
         Command::Bench(args) => bench::run(global, args),
         Command::Predict(args) => predict::run(global, args),
         Command::Jobs(args) => jobs::run(global, args),

@@ -11,6 +11,7 @@ mod idx;
 mod npz;
 mod picture;
 mod preprocess;
+mod recognize;
 mod resize;
 mod spec;
 mod split;
@@ -27,6 +28,7 @@ use sha2::{Digest, Sha256};
 pub use error::DatasetError;
 pub use npz::{Array, read_numbers};
 use preprocess::{Geometry, Normalizer};
+pub use recognize::{Recognized, recognize};
 pub use spec::{
     Channels, DataSpec, IdxFiles, Interpolation, NpzFile, Preprocess, Resize, ResizeTo, Size, Source, SplitCounts,
     SplitSpec,

@@ -2,15 +2,20 @@
 
 mod accuracy;
 mod latency;
+mod program;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF, Normal};
+use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, Normal};
 
-pub use accuracy::{Enough, EvaluateError, Samples, evaluate, outputs};
-pub use latency::{Gate, LatencyError, Protocol, fingerprint, latency, step_times, throughput};
+pub use accuracy::{Enough, EvaluateError, Samples, evaluate, largest, outputs};
+pub use latency::{
+    GATE_IS_HELD, Gate, LatencyError, Protocol, fingerprint, latencies, latency, step_times, throughput,
+};
+pub use program::{Call, Files, Measures, Program, ProgramError, Programs, decibel, latency_ns, outcomes};
 
 /// What is measured on the search split.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Share of samples whose largest output is the label's.
@@ -70,7 +75,7 @@ pub struct Latency {
 pub struct Fingerprint {
     /// Model name of the CPU.
     pub cpu: String,
-    /// Name of the kernels.
+    /// Name of the kernels, or [`Call::identity`] of the program that measured.
     pub kernel: String,
     /// Threads of one run.
     pub threads: usize,
@@ -137,7 +142,25 @@ impl Quartiles {
     }
 }
 
+/// Where the median of the population is, with 95 % confidence: between two order statistics of `samples`, whose ranks
+/// are those of a binomial count with share ½ (David and Nagaraja, "Order Statistics", 2003, 7.1). All of their range
+/// where they are fewer than 6; `None` when there are none.
+fn median_interval(samples: &[u64]) -> Option<(u64, u64)> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    // The largest rank that the count of samples below the median stays above with 97.5 %.
+    let tail = Binomial::new(0.5, sorted.len() as u64).ok()?;
+    let beyond = (0..sorted.len() as u64 / 2).take_while(|&rank| tail.cdf(rank) <= 0.025).count();
+    let (low, high) = (beyond.saturating_sub(1), sorted.len().checked_sub(beyond.max(1))?);
+    Some((*sorted.get(low)?, *sorted.get(high)?))
+}
+
 impl Latency {
+    /// Where the median of the candidate is with 95 % confidence, in ns: runs are taken as independent of each other.
+    pub fn interval(&self) -> Option<(u64, u64)> {
+        median_interval(&self.candidate_ns)
+    }
+
     /// Quartiles of the candidate.
     pub fn candidate(&self) -> Option<Quartiles> {
         Quartiles::of(&self.candidate_ns)
@@ -156,7 +179,18 @@ impl Latency {
 
 #[cfg(test)]
 mod tests {
-    use super::Score;
+    use super::{Score, median_interval};
+
+    #[test]
+    fn the_interval_of_a_median_lies_between_order_statistics() {
+        let to = |n: u64| (1..=n).collect::<Vec<u64>>();
+        // Ranks as in tables of the sign test at 5 %.
+        assert_eq!(median_interval(&to(20)), Some((6, 15)));
+        assert_eq!(median_interval(&to(10)), Some((2, 9)));
+        assert_eq!(median_interval(&to(100)), Some((40, 61)));
+        assert_eq!((median_interval(&to(5)), median_interval(&[7])), (Some((1, 5)), Some((7, 7))));
+        assert_eq!(median_interval(&[]), None);
+    }
 
     #[test]
     fn intervals_are_those_of_wilson() {

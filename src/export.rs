@@ -25,6 +25,8 @@ mod tensors;
 use std::{io, path::Path, path::PathBuf};
 
 use prost::Message;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 pub use imported::imported;
 pub use lists::{Tool, list};
@@ -93,7 +95,8 @@ impl Exported {
 }
 
 /// Whose rules the file follows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Target {
     /// Those of ONNX Runtime, which others accept too: whatever must stay in fp32 is kept from its optimizer.
     #[default]

@@ -8,22 +8,32 @@ mod check;
 mod duration;
 mod load;
 mod lock;
+mod schema;
 mod walk;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     dataset::{DataSpec, Source, SplitSpec},
-    evaluate::Metric,
+    evaluate::{Call, Measures, Metric, Program},
+    export::Target,
+    onnx::Reading,
     quant::QConfigMapping,
     search::{Budget, DropKind, Limits, StrategyKind, Until},
     sensitivity::RankBy,
 };
 
+pub use check::is_target_name;
 pub use load::{JobError, Place, load, parse};
 pub use lock::{JobLock, LockedHashes};
+pub use schema::schema;
 
 /// A job that was read and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +52,13 @@ impl Job {
         self.folder.join(path)
     }
 
+    /// Where its commands are run: `measure.programs.folder`, or the job's own; `None` for a job without commands.
+    pub fn program_folder(&self) -> Option<PathBuf> {
+        let measure = &self.spec.measure;
+        let has_command = measure.latency.command.is_some() || measure.metric.command.is_some();
+        has_command.then(|| self.resolve(measure.programs.folder.as_deref().unwrap_or(Path::new(""))))
+    }
+
     /// The folder that results are written to: `output`, or `qtuned-out/NAME`, in the current folder.
     pub fn output(&self) -> PathBuf {
         self.spec.output.clone().unwrap_or_else(|| Path::new("qtuned-out").join(&self.spec.name))
@@ -49,10 +66,11 @@ impl Job {
 }
 
 /// A job file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
     /// Name for people; not unique.
+    #[schemars(length(min = 1, max = 100))]
     pub name: String,
     /// The trained network.
     pub model: ModelSpec,
@@ -79,15 +97,41 @@ pub struct JobSpec {
 }
 
 /// `model:` of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
     /// The ONNX file, relative to the job file.
+    #[schemars(extend("minLength" = 1))]
     pub onnx: PathBuf,
+    /// The input that samples go to, where the file has several that are not `fixed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// Shape of one sample in the order of the file, without the batch, where the file leaves sizes open: [3, 224, 224].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 7), inner(range(min = 1, max = MAX_SIZE)))]
+    pub shape: Option<Vec<usize>>,
+    /// All other inputs, each filled with a number: {training: 0}. Their sizes that are open are 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fixed: BTreeMap<String, f64>,
+    /// The output that the metric reads; the first when absent. What only other outputs need is left out of trials and
+    /// latencies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+}
+
+/// Largest size in `model.shape`.
+const MAX_SIZE: usize = 1 << 20;
+
+impl ModelSpec {
+    /// How the file is read.
+    pub fn reading(&self) -> Reading {
+        let ModelSpec { onnx: _, input, shape, fixed, output } = self.clone();
+        Reading { input, shape, fixed, output }
+    }
 }
 
 /// `budget:` of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetSpec {
     /// What is measured.
@@ -95,30 +139,34 @@ pub struct BudgetSpec {
     pub metric: Metric,
     /// Largest drop from fp32, a fraction; for metrics that count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub max_drop: Option<f64>,
     /// What the drop is a fraction of.
     #[serde(default)]
     pub drop: DropKind,
     /// Least SQNR of the output, in dB; for the metric `sqnr`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1000, max = 1000))]
     pub min_db: Option<f64>,
     /// Confidence of the intervals that are shown.
     #[serde(default = "default_confidence")]
+    #[schemars(extend("exclusiveMinimum" = 0.5, "exclusiveMaximum" = 1))]
     pub confidence: f64,
 }
 
 /// `sensitivity:` of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SensitivitySpec {
     /// Which SQNR ranks the groups.
     pub rank_by: RankBy,
     /// How many samples of the calibrate split are used, at most.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub samples: usize,
 }
 
 /// `search:` of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SearchSpec {
     /// How qconfigs are proposed.
@@ -128,34 +176,84 @@ pub struct SearchSpec {
     /// When the search ends.
     pub until: Until,
     /// Trials at most, fp32 included.
+    #[schemars(range(min = 2, max = 1_000_000))]
     pub max_trials: usize,
     /// Seconds of measuring at most; in YAML a number, or a text such as `10m` or `1h30m`.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "duration::deserialize")]
+    #[schemars(with = "Option<duration::Written>")]
     pub max_time: Option<f64>,
     /// Of the order in which the samples of the search split are seen.
     pub seed: u64,
 }
 
 /// `measure:` of a job.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MeasureSpec {
     /// How latency is taken.
     pub latency: LatencySpec,
+    /// What measures the metric.
+    #[serde(skip_serializing_if = "is_default")]
+    pub metric: MetricSpec,
+    /// How programs of the user's are run.
+    #[serde(skip_serializing_if = "is_default")]
+    pub programs: ProgramsSpec,
+}
+
+/// `measure.metric:` of a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricSpec {
+    /// A program and its arguments, which measures the metric in place of the engine: it gets the exported network for
+    /// `{model}` and a folder of samples for `{data}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// The same of a program that is registered where the job is run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// `measure.programs:` of a job: how the programs of `measure.latency` and `measure.metric` are run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProgramsSpec {
+    /// Seconds that one run may take; in YAML a number, or a text such as `10m` or `1h30m`.
+    #[serde(deserialize_with = "duration::seconds")]
+    #[schemars(with = "duration::Written")]
+    pub timeout: f64,
+    /// How often a program is run again when it fails.
+    #[schemars(range(min = 0, max = 100))]
+    pub retries: usize,
+    /// Where commands are run; the folder of the job file when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// Whose rules the exported network follows.
+    pub export_for: Target,
 }
 
 /// `measure.latency:` of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LatencySpec {
     /// Samples in one run.
+    #[schemars(range(min = 1, max = 4_096))]
     pub batch: usize,
     /// Threads of one run.
+    #[schemars(range(min = 1, max = 1_024))]
     pub threads: usize,
     /// Runs thrown away before the first that counts.
+    #[schemars(range(min = 0, max = 100_000))]
     pub warmup: usize,
     /// Runs that count, of the candidate and of fp32 each.
+    #[schemars(range(min = 1, max = 100_000))]
     pub runs: usize,
+    /// A program and its arguments, which measures in place of the engine, with the exported network for `{model}`; how
+    /// it warms up and repeats is its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// The same of a program that is registered where the job is run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 impl Default for SensitivitySpec {
@@ -179,8 +277,41 @@ impl Default for SearchSpec {
 
 impl Default for LatencySpec {
     fn default() -> Self {
-        LatencySpec { batch: 1, threads: 1, warmup: 10, runs: 50 }
+        LatencySpec { batch: 1, threads: 1, warmup: 10, runs: 50, command: None, target: None }
     }
+}
+
+impl Default for ProgramsSpec {
+    fn default() -> Self {
+        ProgramsSpec { timeout: 600.0, retries: 0, folder: None, export_for: Target::default() }
+    }
+}
+
+impl MeasureSpec {
+    /// The program that measures this, if one does. A checked job names one at most.
+    pub fn program(&self, measures: Measures) -> Option<Program> {
+        let (command, target) = match measures {
+            Measures::Latency => (&self.latency.command, &self.latency.target),
+            Measures::Metric => (&self.metric.command, &self.metric.target),
+        };
+        let call = command.clone().map(Call::Command).or_else(|| target.clone().map(Call::Target))?;
+        let ProgramsSpec { timeout, retries, ref folder, .. } = self.programs;
+        Some(Program { call, timeout: Duration::from_secs_f64(timeout), retries, folder: folder.clone() })
+    }
+
+    /// Where the job brings a program of its own: the place in it.
+    pub fn own_program(&self) -> Option<&'static str> {
+        let places = [
+            ("measure.latency.command", self.latency.command.is_some()),
+            ("measure.metric.command", self.metric.command.is_some()),
+            ("measure.programs.folder", self.programs.folder.is_some()),
+        ];
+        places.into_iter().find(|(_, is_there)| *is_there).map(|(place, _)| place)
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl JobSpec {

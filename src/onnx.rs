@@ -28,6 +28,7 @@ mod lower;
 mod order;
 pub mod proto;
 mod quantized;
+mod reading;
 mod rewrite;
 mod site;
 mod tensor;
@@ -41,6 +42,7 @@ pub(crate) use draft::Names;
 pub use error::{OnnxError, TensorError, UnsupportedOperator, UnsupportedOperators};
 pub(crate) use external::region;
 pub use locations::external_files;
+pub use reading::Reading;
 pub use rewrite::Rewrite;
 
 use crate::graph::Graph;
@@ -55,6 +57,8 @@ pub struct Model {
     /// Whether the file's input is `[batch, height, width, channels]`. The graph reads `[batch, channels, height,
     /// width]` all the same.
     pub channels_last: bool,
+    /// Whether the file's input holds integers. The graph reads floats all the same.
+    pub integer_input: bool,
     /// For each node of the graph the file's nodes that it comes from, as indices: first the operator itself, then what
     /// was folded into it, in order. None where it is no node of the file: what was written in several operators.
     pub origins: Vec<Vec<usize>>,
@@ -70,18 +74,18 @@ pub struct Model {
     pub digest: [u8; 32],
 }
 
-/// Reads and imports an ONNX file; external data must lie in the file's folder.
+/// Reads and imports an ONNX file that leaves nothing open; see [`Reading::load`].
+///
+/// # Errors
+/// As there.
 pub fn load(path: &Path) -> Result<Model, OnnxError> {
-    let bytes = std::fs::read(path).map_err(|source| OnnxError::Read { path: path.to_owned(), source })?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    import(&bytes, Some(folder)).map_err(|error| error.in_file(path))
+    Reading::default().load(path)
 }
 
-/// Imports a model from bytes in memory.
+/// Imports a model that leaves nothing open from bytes in memory; see [`Reading::import`].
 ///
-/// External data is read from `folder` and nowhere else; without a folder, a tensor that needs it is an
-/// error. The leading dimension of the graph's input is the batch, whether the file gives it a symbol or
-/// a number.
+/// # Errors
+/// As there.
 pub fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxError> {
-    import::import(bytes, folder)
+    Reading::default().import(bytes, folder)
 }

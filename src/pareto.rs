@@ -1,6 +1,9 @@
 //! Dominance, the front, and the choice within a budget: the one definition.
 
-use crate::search::{Budget, Trial};
+use crate::{
+    evaluate::Latency,
+    search::{Budget, Trial},
+};
 
 /// Finalists at most: each more makes the bounds of all wider.
 const FINALISTS: usize = 3;
@@ -21,30 +24,36 @@ pub fn front(trials: &[Trial]) -> Vec<bool> {
     points.iter().map(|p| p.is_some_and(|p| !dominated(p))).collect()
 }
 
-/// The trials within the budget that a choice may fall on, the preferred first: the fastest, ties by smaller weights,
-/// then by fewer groups in fp32, then by order; then the next that is safer, which loses less, and so on.
+/// The trials within the budget that a choice may fall on, the preferred first: the fastest; among those that are not
+/// surely slower ([`crate::evaluate::Latency::interval`]) the one with smaller weights, then with fewer groups in fp32, then
+/// the earlier. Then the next that is safer, which loses less, and so on.
 ///
-/// The first trial is fp32; it is none of them. Without latencies, more int8 groups count as faster.
+/// The first trial is fp32; it is none of them. Without latencies, none is surely slower.
 pub fn finalists(trials: &[Trial], budget: &Budget) -> Vec<usize> {
-    let Some(baseline) = trials.first() else { return Vec::new() };
-    let median = |t: &Trial| t.latency.as_ref().and_then(|l| l.candidate()).map_or(f64::INFINITY, |q| q.median);
-    let mut within: Vec<usize> =
-        (1..trials.len()).filter(|&i| budget.allows(&baseline.evaluation.score, &trials[i].evaluation.score)).collect();
-    within.sort_by(|&a, &b| {
-        let (a, b) = (&trials[a], &trials[b]);
-        (median(a).total_cmp(&median(b)))
-            .then(a.weight_bytes.cmp(&b.weight_bytes))
-            .then(a.fp32_groups.len().cmp(&b.fp32_groups.len()))
-    });
+    let mut left = within(trials, budget);
     let mut safest = f64::NEG_INFINITY;
-    within.retain(|&i| {
-        let score = trials[i].evaluation.score.value();
-        let safer = score > safest;
-        safest = safest.max(score);
-        safer
-    });
-    within.truncate(FINALISTS);
-    within
+    let mut finalists = Vec::new();
+    while finalists.len() < FINALISTS {
+        let Some(fastest) = left.iter().map(|&i| interval(&trials[i]).1).min() else { break };
+        let tied = left.iter().copied().filter(|&i| interval(&trials[i]).0 <= fastest);
+        let Some(best) = tied.min_by_key(|&i| (trials[i].weight_bytes, trials[i].fp32_groups.len(), i)) else { break };
+        finalists.push(best);
+        safest = trials[best].evaluation.score.value().max(safest);
+        left.retain(|&i| trials[i].evaluation.score.value() > safest);
+    }
+    finalists
+}
+
+/// The trials within the budget, in order; the first trial is fp32 and none of them.
+pub fn within(trials: &[Trial], budget: &Budget) -> Vec<usize> {
+    let Some(baseline) = trials.first() else { return Vec::new() };
+    let allows = |trial: &Trial| budget.allows(&baseline.evaluation.score, &trial.evaluation.score);
+    (1..trials.len()).filter(|&i| allows(&trials[i])).collect()
+}
+
+/// Where the median latency of a trial is, in ns; beyond all others where it has none.
+fn interval(trial: &Trial) -> (u64, u64) {
+    trial.latency.as_ref().and_then(Latency::interval).unwrap_or((u64::MAX, u64::MAX))
 }
 
 /// The first of the [`finalists`]; fp32, the first trial, when there is none.
@@ -87,6 +96,21 @@ mod tests {
         assert_eq!(choose(&trials, &budget), Some(3));
         assert_eq!(choose(&trials[..2], &budget), Some(0));
         assert_eq!(choose(&[], &budget), None);
+    }
+
+    #[test]
+    fn among_those_that_are_not_surely_slower_the_smallest_is_chosen() {
+        let budget = Budget::Drop { max_drop: 0.05, relative: DropKind::Absolute };
+        let with = |ns: &[u64], bytes| {
+            let mut trial = trial(90, 1);
+            trial.latency.as_mut().unwrap().candidate_ns = ns.to_vec();
+            trial.weight_bytes = bytes;
+            trial
+        };
+        let (fast, near, slow) = (with(&[50, 60, 70], 30), with(&[55, 65, 90], 20), with(&[71, 80, 90], 10));
+        let fp32 = trial(90, 100);
+        assert_eq!(choose(&[fp32.clone(), fast.clone(), near, slow.clone()], &budget), Some(2));
+        assert_eq!(choose(&[fp32, fast, slow], &budget), Some(1));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The whole flow of a job, from a model to its chosen qconfig, and the ports through which its facts leave.
 
+mod analyze;
 mod bench;
+mod by_program;
 mod certify;
 mod facts;
 mod keys;
@@ -10,6 +12,7 @@ mod run;
 
 use serde::Serialize;
 
+pub use analyze::{Subject, analyze, analyze_job};
 pub use bench::SplitSamples;
 pub use certify::{Certificate, Certified, Finalist};
 pub use facts::{macs, model_facts, parameters};
@@ -144,6 +147,11 @@ pub enum Stage {
     Rank {
         /// Groups that are in fp32 already.
         groups: usize,
+    },
+    /// Taking the latencies of the trials within the budget in turn.
+    Compare {
+        /// How many trials.
+        trials: usize,
     },
     /// Measuring how many samples a further group in fp32 would win.
     Screen {

@@ -5,8 +5,9 @@ mod file;
 mod mapping;
 mod observer;
 mod qconfig;
+mod schema;
 
-pub use affine::{Affine, WeightScales, requantization_multiplier, round_half_even};
+pub use affine::{AddMultipliers, Affine, WeightScales, requantization_multiplier, round_half_even};
 pub use file::{GroupParameters, Precision, QConfigFile, TensorParameters, WeightParameters};
 pub use mapping::{MappingError, OrderEntry, QConfigMapping};
 pub use observer::{Histogram, TensorStatistics};

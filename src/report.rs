@@ -10,7 +10,7 @@ mod html;
 pub mod page;
 mod svg;
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -22,10 +22,11 @@ use crate::{
     search::DropKind,
     sensitivity::RankBy,
     store::{GroupRow, JobRow, Store, StoreError, TrialSummary},
+    verify,
 };
 
 pub use certainty::{FinalistReport, RankingReport};
-pub use document::Document;
+pub use document::{Document, groups_csv};
 pub use svg::DrawError;
 
 /// A job with its trials and groups, and what is derived from them.
@@ -50,6 +51,10 @@ pub struct JobReport {
     pub ranking: Option<RankingReport>,
     /// The trials that the certify split was opened for, in the order of the choice; none before it was opened.
     pub finalists: Vec<FinalistReport>,
+    /// How the exported network behaves where it is deployed: the certificate that `verify` left in the folder of the
+    /// job's results, of this job and this model; `null` without one.
+    #[schema(value_type = Option<Object>)]
+    pub deployment: Option<verify::Certificate>,
 }
 
 /// The budget of a job, and what it means for its scores.
@@ -117,7 +122,9 @@ impl JobReport {
         let groups = store.job_groups(job.id).await?;
         let trials = store.summaries(job.id).await?;
         let certificate = store.certificate(job.id).await?;
-        JobReport::new(job, groups, trials, certificate.as_ref())
+        let mut report = JobReport::new(job, groups, trials, certificate.as_ref())?;
+        report.deployment = deployment(&lock(&report.job)?, &report.job);
+        Ok(report)
     }
 
     /// The report of a job with these groups and trials.
@@ -130,8 +137,7 @@ impl JobReport {
         trials: Vec<TrialSummary>,
         certificate: Option<&Certificate>,
     ) -> Result<JobReport, ReportError> {
-        let unreadable = |e: serde_yaml::Error| ReportError::Lock { job: job.name.clone(), source: Box::new(e) };
-        let lock: JobLock = serde_yaml::from_str(&job.lock).map_err(unreadable)?;
+        let lock = lock(&job)?;
         let spec = lock.job.budget;
         let budget = spec.budget();
         let baseline = trials.first().map(TrialSummary::measured);
@@ -163,8 +169,27 @@ impl JobReport {
             trials,
             ranking,
             finalists: certificate.map(FinalistReport::all).unwrap_or_default(),
+            deployment: None,
         })
     }
+}
+
+fn lock(job: &JobRow) -> Result<JobLock, ReportError> {
+    let unreadable = |e: serde_yaml::Error| ReportError::Lock { job: job.name.clone(), source: Box::new(e) };
+    serde_yaml::from_str(&job.lock).map_err(unreadable)
+}
+
+/// Largest file that may be a certificate, in bytes.
+const MAX_CERTIFICATE: u64 = 16 << 20;
+
+/// The certificate in the folder of the job's results. One of another job or model, or of another form, is none.
+fn deployment(lock: &JobLock, job: &JobRow) -> Option<verify::Certificate> {
+    let path = lock.job.output.as_ref()?.join(verify::FILE);
+    let is_small = fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() <= MAX_CERTIFICATE);
+    let text = is_small.then(|| fs::read_to_string(&path).ok())??;
+    let certificate: verify::Certificate = serde_json::from_str(&text).ok()?;
+    let is_of_job = certificate.job == job.name && certificate.sha256.model == job.model_sha256;
+    (certificate.schema == verify::SCHEMA && is_of_job).then_some(certificate)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod follow;
 mod log;
 mod owner;
+mod process;
 mod progress;
 mod upkeep;
 mod worker;
@@ -19,6 +20,7 @@ use tokio::{
 pub use follow::{Follower, Update};
 pub use log::{GATHER, JobLines, JobLog, job_log};
 pub use owner::this_process;
+pub use process::Processes;
 pub use upkeep::forget_old;
 pub use worker::{Health, Prepared, Workshop, open_locked, prepare, prepare_submitted, search};
 

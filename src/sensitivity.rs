@@ -1,20 +1,23 @@
 //! Sensitivity: four SQNRs a group, and the ranking that follows.
 
+mod against;
 mod analyze;
 mod halving;
 mod probe;
 mod screen;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{cancel::Cancelled, engine::EngineError, graph::GroupId, ptq::SampleError};
 
+pub use against::{GroupLoss, Losses, against};
 pub use analyze::{Analysis, analyze};
 pub use probe::{Gain, gains};
 pub use screen::{Contested, Won, screen};
 
 /// Which SQNR ranks the groups.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RankBy {
     /// Of the dequantized folded weight.

@@ -6,30 +6,33 @@ mod onnxruntime;
 use std::{path::Path, time::Instant};
 
 use candle_core::Tensor;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use onnxruntime::{OnnxRuntime, Session};
 
 use crate::{
     cancel::Cancel,
     engine::{EngineError, Plan, Representation},
-    evaluate::{EvaluateError, Gate, LatencyError, Protocol, Quartiles, Samples, Score},
+    evaluate::{EvaluateError, Gate, LatencyError, Protocol, Quartiles, Samples, Score, largest},
     export::Exported,
     graph::Groups,
     ptq::{Converted, SampleError},
     sqnr::Energies,
 };
 
+/// The file of a certificate, beside the other results of a job.
+pub const FILE: &str = "certificate.json";
+
 /// Form of [`Certificate`].
 pub const SCHEMA: u32 = 1;
 
 /// What was compared, and what came of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Certificate {
     /// [`SCHEMA`].
     pub schema: u32,
     /// Version of qtuned.
-    pub qtuned: &'static str,
+    pub qtuned: String,
     /// Job that measured the qconfig.
     pub job: String,
     /// Number of the trial.
@@ -53,7 +56,7 @@ pub struct Certificate {
 }
 
 /// SHA-256, in hexadecimal.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hashes {
     /// The original model.
     pub model: String,
@@ -66,7 +69,7 @@ pub struct Hashes {
 }
 
 /// A share of samples.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
     /// Samples whose largest output is the label's.
     pub correct: u64,
@@ -79,7 +82,7 @@ pub struct Accuracy {
 }
 
 /// The exported file, read again and run by qtuned, against the original in the qconfig.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reread {
     /// Samples whose outputs are the same, bit for bit.
     pub same: u64,
@@ -96,10 +99,10 @@ impl Reread {
 }
 
 /// Another engine against qtuned's, on the same samples.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// Name.
-    pub name: &'static str,
+    pub name: String,
     /// Version and build, as it says itself.
     pub build: String,
     /// Share of the samples that it gets right.
@@ -112,8 +115,8 @@ pub struct Comparison {
     pub disagree: Vec<String>,
     /// Largest difference of two outputs.
     pub largest_difference: f32,
-    /// SQNR of its outputs against qtuned's, in dB.
-    pub sqnr_db: f64,
+    /// SQNR of its outputs against qtuned's, in dB; `None` where nothing differs.
+    pub sqnr_db: Option<f64>,
     /// What int8 groups write, in topological order.
     pub layers: Vec<LayerComparison>,
     /// Median time of one run by qtuned, in ns.
@@ -123,7 +126,7 @@ pub struct Comparison {
 }
 
 /// The integers that one group writes, in both engines.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LayerComparison {
     /// Id of the group.
     pub group: String,
@@ -181,15 +184,6 @@ impl Accuracy {
     }
 }
 
-/// The index of the largest element, the first among equals.
-fn largest(y: &[f32]) -> Option<usize> {
-    let better = |best: Option<(usize, f32)>, (i, &v): (usize, &f32)| match best {
-        Some((_, most)) if v <= most => best,
-        _ => Some((i, v)),
-    };
-    y.iter().enumerate().fold(None, better).map(|(i, _)| i)
-}
-
 /// The network's input in rows of channels, as other engines read it.
 fn row_major(x: &Tensor) -> Result<Vec<f32>, VerifyError> {
     Ok(x.flatten_all().and_then(|x| x.to_vec1()).map_err(EngineError::from)?)
@@ -229,14 +223,14 @@ pub fn compare(
         }
     }
     Ok(Comparison {
-        name: "ONNX Runtime",
+        name: "ONNX Runtime".to_owned(),
         build: runtime.build().to_owned(),
         accuracy: Accuracy::of(theirs.iter().map(Vec::as_slice), labels),
         agree,
         agreement: agree as f64 / ours.len().max(1) as f64,
         disagree,
         largest_difference,
-        sqnr_db: energies.sqnr(),
+        sqnr_db: Some(energies.sqnr()).filter(|db| db.is_finite()),
         layers: Vec::new(),
         qtuned_ns: None,
         engine_ns: None,
@@ -388,13 +382,6 @@ pub fn multiplies_exactly() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_of_equals_is_the_largest() {
-        assert_eq!(largest(&[1.0, 3.0, 3.0]), Some(1));
-        assert_eq!(largest(&[]), None);
-        assert_eq!(largest(&[-1.0]), Some(0));
-    }
 
     #[test]
     fn accuracy_counts_samples() {

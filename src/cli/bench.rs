@@ -9,17 +9,16 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
-use super::{Global, deployment::Qconfig, format, print, print_json};
+use super::{Global, deployment::Qconfig, format, input, print, print_json, reading::ReadingArgs};
 use crate::{
     cancel::Cancel,
-    engine::{Engine, Plan, input_tensor},
+    engine::{Engine, Plan},
     evaluate::{Fingerprint, Latency, Protocol, Quartiles, fingerprint, latency, step_times, throughput},
     graph::{Graph, Groups, NodeId},
     kernels::{Kernels, Peak},
-    onnx::{self, Model},
+    onnx::Model,
     ptq::{self, Calibrated, Converted},
     quant::{Preset, QConfigMapping},
     search::Key,
@@ -62,10 +61,13 @@ pub(super) struct BenchArgs {
     /// Show each node: time, operations a second, share of the peak
     #[arg(long)]
     layers: bool,
+
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 pub(super) fn run(global: &Global, args: &BenchArgs) -> Result<()> {
-    let model = onnx::load(&args.model)?;
+    let model = args.reading.reading().load(&args.model)?;
     let kernels = Kernels::detect()?;
     let protocol = Protocol {
         batch: args.batch.into(),
@@ -74,13 +76,13 @@ pub(super) fn run(global: &Global, args: &BenchArgs) -> Result<()> {
         runs: args.runs.into(),
     };
     let cancel = Cancel::default();
-    let x = noise(&model.graph, protocol.batch, 0)?;
+    let x = input::noise(&model.graph, protocol.batch, 0)?;
     let compiled = compile(&model, kernels, args.qconfig.as_deref())?;
     let plans = [&compiled.fp32, &compiled.candidate];
     let Some(taken) = latency(&compiled.candidate, &compiled.fp32, &x, kernels, protocol, &cancel)? else {
         bail!("a CPU quota throttled every try; latencies taken under it mean nothing");
     };
-    let one = noise(&model.graph, 1, 0)?;
+    let one = input::noise(&model.graph, 1, 0)?;
     // About a second a round.
     let seconds = taken.fp32().map_or(0.1, |q| q.median / 1e9) / protocol.batch as f64;
     let samples = (1.0 / seconds.max(1e-4)).clamp(8.0, 256.0) as usize;
@@ -149,22 +151,8 @@ fn timed(engine: &Engine, converted: Converted, start: Instant) -> Compiled {
 /// The network calibrated on made-up inputs, which is enough to know how fast it is.
 fn calibrate(graph: &Graph, kernels: Kernels) -> Result<Calibrated> {
     const SAMPLES: usize = 2;
-    let load = |sample: usize| Ok(noise(graph, 1, sample as u64)?);
+    let load = |sample: usize| Ok(input::noise(graph, 1, sample as u64)?);
     Ok(ptq::prepare(graph.clone(), kernels).calibrate(SAMPLES, &load, &Cancel::default(), &|_| ())?)
-}
-
-/// Numbers between −2 and 2, about what normalized pictures are.
-fn noise(graph: &Graph, batch: usize, seed: u64) -> Result<candle_core::Tensor, crate::engine::EngineError> {
-    let shape = &graph.value(graph.input).shape;
-    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    let numbers = |len: usize| (0..len).map(|_| random.random_range(-2.0..2.0)).collect::<Vec<f32>>();
-    match shape[..] {
-        [c, h, w] => input_tensor({ numbers }(batch * c * h * w), batch, [h, w, c]),
-        _ => {
-            let dims: Vec<usize> = std::iter::once(batch).chain(shape.iter().copied()).collect();
-            Ok(candle_core::Tensor::from_vec({ numbers }(dims.iter().product()), dims, &candle_core::Device::Cpu)?)
-        }
-    }
 }
 
 /// What was measured.

@@ -10,14 +10,14 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use sha2::{Digest, Sha256};
 
-use super::{Global, source::source};
+use super::{Global, reading::ReadingArgs, source::source};
 use crate::{
     engine::Engine,
     export::{self, Source},
     graph::Groups,
     job::{JobLock, JobSpec},
     kernels::Kernels,
-    onnx::{self, Model},
+    onnx::{Model, Reading},
     ptq::{self, Converted},
     quant::{QConfigFile, QConfigMapping},
     search::Key,
@@ -34,6 +34,9 @@ pub(super) struct DeploymentArgs {
     /// Number of the trial of a job; the chosen one when not given
     #[arg(long, value_name = "N")]
     trial: Option<usize>,
+
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 /// A qconfig, and where its model is.
@@ -43,6 +46,7 @@ pub(super) struct Named {
     /// Where that comes from, for people.
     place: String,
     model: PathBuf,
+    reading: Reading,
     /// The job that measured it, where one was named.
     spec: Option<JobSpec>,
 }
@@ -51,6 +55,8 @@ pub(super) struct Named {
 pub(super) struct Deployment {
     /// The model's file.
     pub(super) path: PathBuf,
+    /// How it is read.
+    pub(super) reading: Reading,
     bytes: Vec<u8>,
     pub(super) model: Model,
     pub(super) groups: Arc<Groups>,
@@ -64,14 +70,19 @@ pub(super) struct Deployment {
 impl DeploymentArgs {
     /// Finds what is named.
     pub(super) fn find(&self, global: &Global) -> Result<Named> {
+        let is_model = |what: &String| Path::new(what).extension().is_some_and(|end| end == "onnx");
+        let of_job = self.what.len() < 2 && !self.what.first().is_some_and(is_model);
+        if let Some(flag) = self.reading.given().filter(|_| of_job) {
+            bail!("{flag} is for a model; a job says itself how its model is read");
+        }
         match &self.what[..] {
             [model, qconfig] => match self.trial {
                 Some(_) => bail!("--trial is for a job; {qconfig} holds one qconfig alone"),
-                None => Named::file(Path::new(qconfig), model.into(), None),
+                None => Named::file(Path::new(qconfig), model.into(), self.reading.reading(), None),
             },
-            [model] if Path::new(model).extension().is_some_and(|end| end == "onnx") => match self.trial {
+            [model] if is_model(model) => match self.trial {
                 Some(_) => bail!("--trial is for a job; {model} holds one qconfig alone"),
-                None => Named::quantized(Path::new(model)),
+                None => Named::quantized(Path::new(model), self.reading.reading()),
             },
             [folder] if Path::new(folder).join("job.lock.yaml").is_file() => self.of_folder(folder.as_ref()),
             job => self.of_job(global, job.first().map(String::as_str)),
@@ -87,7 +98,7 @@ impl DeploymentArgs {
         if let Some(number) = self.trial.filter(|_| !qconfig.is_file()) {
             bail!("trial {number} is not on the front in {}; name the job instead of its folder", folder.display());
         }
-        Named::file(&qconfig, lock.job.model.onnx.clone(), Some(lock.job))
+        Named::file(&qconfig, lock.job.model.onnx.clone(), lock.job.model.reading(), Some(lock.job))
     }
 
     fn of_job(&self, global: &Global, name: Option<&str>) -> Result<Named> {
@@ -103,39 +114,41 @@ impl DeploymentArgs {
             qconfig: source.qconfig(job.id, trial)?,
             place: format!("trial {trial} of job {}", job.id),
             model: spec.model.onnx.clone(),
+            reading: spec.model.reading(),
             spec: Some(spec),
         })
     }
 }
 
 impl Named {
-    fn file(path: &Path, model: PathBuf, spec: Option<JobSpec>) -> Result<Named> {
+    fn file(path: &Path, model: PathBuf, reading: Reading, spec: Option<JobSpec>) -> Result<Named> {
         let qconfig = fs::read_to_string(path).with_context(|| format!("failed to read `{}`", path.display()))?;
-        Ok(Named { qconfig, place: path.display().to_string(), model, spec })
+        Ok(Named { qconfig, place: path.display().to_string(), model, reading, spec })
     }
 
     /// The qconfig in a file of QuantizeLinear and DequantizeLinear.
-    fn quantized(path: &Path) -> Result<Named> {
-        let (bytes, model) = read_model(path)?;
+    fn quantized(path: &Path, reading: Reading) -> Result<Named> {
+        let (bytes, model) = read_model(path, &reading)?;
         let digest = Key(model.digest).to_string();
         let Some(found) = export::imported(&bytes, &model, &Groups::of(&model.graph), &digest)? else {
             bail!("{} has no qconfig in it: it quantizes nothing", path.display());
         };
         let place = path.display().to_string();
-        Ok(Named { qconfig: serde_yaml::to_string(&found)?, place, model: path.to_owned(), spec: None })
+        let qconfig = serde_yaml::to_string(&found)?;
+        Ok(Named { qconfig, place, model: path.to_owned(), reading, spec: None })
     }
 
     /// Reads the model, and checks that the qconfig is one of it.
     pub(super) fn read(self) -> Result<Deployment> {
-        let Named { qconfig: text, place, model: path, spec } = self;
-        let (bytes, model) = read_model(&path)?;
+        let Named { qconfig: text, place, model: path, reading, spec } = self;
+        let (bytes, model) = read_model(&path, &reading)?;
         let qconfig: QConfigFile = parse_yaml(&text, &place)?;
         if qconfig.model_sha256 != Key(model.digest).to_string() {
             bail!("{place}: this qconfig was measured on another model than {}", path.display());
         }
         let groups = Arc::new(Groups::of(&model.graph));
         let qconfig_sha256 = Key(Sha256::digest(&text).into()).to_string();
-        Ok(Deployment { path, bytes, model, groups, qconfig, qconfig_sha256, spec })
+        Ok(Deployment { path, reading, bytes, model, groups, qconfig, qconfig_sha256, spec })
     }
 }
 
@@ -184,9 +197,10 @@ impl Qconfig {
 }
 
 /// A model and the bytes of its file.
-pub(super) fn read_model(path: &Path) -> Result<(Vec<u8>, Model)> {
+pub(super) fn read_model(path: &Path, reading: &Reading) -> Result<(Vec<u8>, Model)> {
     let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
-    let model = onnx::import(&bytes, Some(folder_of(path)))
+    let model = reading
+        .import(&bytes, Some(folder_of(path)))
         .with_context(|| format!("failed to import `{}`", path.display()))?;
     Ok((bytes, model))
 }

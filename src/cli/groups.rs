@@ -30,7 +30,7 @@ pub(super) struct GroupsArgs {
 
 /// [`RankBy`] on the command line.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Rank {
+pub(super) enum Rank {
     /// Of the weight.
     Weight,
     /// Of the group's output, fed the fp32 input.

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use anyhow::Result;
 use clap::Args;
 
-use super::{Global, format, print, print_json};
+use super::{Global, format, print, print_json, reading::ReadingArgs};
 use crate::{
     graph::{Group, Groups},
-    onnx::{self, Model},
+    onnx::Model,
     pipeline::{macs, model_facts, parameters},
 };
 
@@ -24,10 +24,13 @@ pub(super) struct InspectArgs {
     /// Show what was done to the file's nodes on the way, in place of the groups
     #[arg(long)]
     rewrites: bool,
+
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 pub(super) fn run(global: &Global, args: &InspectArgs) -> Result<()> {
-    let model = onnx::load(&args.model)?;
+    let model = args.reading.reading().load(&args.model)?;
     let groups = Groups::of(&model.graph);
     if args.rewrites {
         return rewrites(global, &model);

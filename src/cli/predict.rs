@@ -3,17 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, deployment::Qconfig, format, inspect, print, print_json};
+use super::{Global, deployment::Qconfig, format, input, inspect, print, print_json, reading::ReadingArgs};
 use crate::{
     cancel::Cancel,
-    dataset::{Array, read_numbers},
     engine::Plan,
     kernels::Kernels,
-    onnx::{self, Model},
+    onnx::Model,
     ptq,
     quant::{Preset, QConfigMapping},
     search::Key,
@@ -46,17 +45,16 @@ pub(super) struct PredictArgs {
     qconfig: Option<PathBuf>,
 
     /// Run every group in int8 as this preset says
-    #[arg(long, value_name = "NAME", conflicts_with = "qconfig", value_parser = preset)]
+    #[arg(long, value_name = "NAME", conflicts_with = "qconfig", value_parser = super::preset)]
     preset: Option<Preset>,
-}
 
-fn preset(name: &str) -> Result<Preset, serde_yaml::Error> {
-    serde_yaml::from_str(name)
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 pub(super) fn run(global: &Global, args: &PredictArgs) -> Result<()> {
-    let model = onnx::load(&args.model)?;
-    let x = tensor(read_numbers(&args.input)?, &model).with_context(|| args.input.display().to_string())?;
+    let model = args.reading.reading().load(&args.model)?;
+    let x = input::read(&args.input, &model)?;
     let plan = plan(&model, args, &x)?;
     let outputs = plan.run(&x, true)?;
     let graph = &model.graph;
@@ -76,21 +74,6 @@ pub(super) fn run(global: &Global, args: &PredictArgs) -> Result<()> {
         text += &format::table(&["sample", "largest"], rows.iter().enumerate().map(|(at, row)| largest(at, row)));
     }
     print(&text)
-}
-
-/// The array, which is as the file reads it, as the graph reads it.
-fn tensor(array: Array, model: &Model) -> Result<Tensor> {
-    let Array { dims, data } = array;
-    let shape = &model.graph.value(model.graph.input).shape;
-    let expected = match shape[..] {
-        [c, h, w] if model.channels_last => vec![h, w, c],
-        _ => shape.clone(),
-    };
-    if dims.first().is_none_or(|&batch| batch == 0) || dims.get(1..) != Some(&expected) {
-        bail!("expected an array of batch×{}, found {}", inspect::shape(&expected), inspect::shape(&dims));
-    }
-    let tensor = Tensor::from_vec(data, dims, &Device::Cpu)?;
-    Ok(if model.channels_last { tensor.permute((0, 3, 1, 2))? } else { tensor })
 }
 
 fn plan(model: &Model, args: &PredictArgs, x: &Tensor) -> Result<Plan> {

@@ -59,6 +59,7 @@ fn describe(stage: &Stage) -> String {
         Stage::Times => "taking the times of groups".to_owned(),
         Stage::Replay => "measuring the trial again".to_owned(),
         Stage::Rank { groups } => format!("ranking again, {} in fp32", format::plural(*groups, "group")),
+        Stage::Compare { trials } => format!("taking the latencies of {} in turn", format::plural(*trials, "trial")),
         Stage::Screen { groups } => {
             format!("looking which answers one group more would change, {} in fp32", format::plural(*groups, "group"))
         }

@@ -11,7 +11,7 @@ use crate::{
     cancel::Cancel,
     job::JobLock,
     pipeline,
-    runner::{self, Exit},
+    runner::{self, Exit, Processes},
     search::Key,
     store::{Store, SystemClock},
 };
@@ -57,7 +57,7 @@ pub(super) fn run(global: &Global, args: &ReplayArgs) -> Result<Exit> {
     let cancel = Cancel::default();
     let opened = runner::open_locked(&lock, &cancel)?;
     let terminal = Terminal::new(lock.job.budget.metric, lock.job.sensitivity.rank_by, global.json);
-    let replay = pipeline::replay(&opened, threads, &recorded, &terminal, &cancel)?;
+    let replay = pipeline::replay(&opened, threads, &recorded, &Processes::default(), &terminal, &cancel)?;
     terminal.finish();
     let (then, now) = (recorded.evaluation.score.value(), replay.evaluation.score.value());
     let exit = if replay.agrees() { Exit::Success } else { Exit::Differs };

@@ -13,7 +13,7 @@ use crate::{
     cancel::Cancel,
     pipeline::{Certificate, Certified, Progress},
     report::FinalistReport,
-    runner::{self, Exit, JobLines, Run},
+    runner::{self, Exit, JobLines, Processes, Run},
     store::{JobRow, JobState, Store, SystemClock, TrialSummary},
 };
 
@@ -67,7 +67,7 @@ pub(super) fn run(global: &Global, args: &RunArgs, lines: JobLines) -> Result<Ex
         }
         let (shown, opened) = (Arc::clone(&terminal) as Arc<dyn Progress + Send + Sync>, prepared.opened);
         let flow = run.go(shown, &stop, move |ledger, progress, cancel| {
-            runner::search(&opened, threads, ledger, progress, cancel)
+            runner::search(&opened, threads, ledger, &Processes::default(), progress, cancel)
         });
         let ran = flow.await?;
         terminal.finish();

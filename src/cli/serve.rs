@@ -1,15 +1,22 @@
 //! `qtuned serve`.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use tokio::net::TcpListener;
 
 use super::{Global, available_threads, signals};
 use crate::{
     cancel::Cancel,
-    runner::{self, JobLines, Workshop},
+    job::is_target_name,
+    runner::{self, JobLines, Processes, Workshop},
     server::{Access, Server, Uploads},
     store::{Changes, Store, SystemClock},
 };
@@ -23,6 +30,7 @@ use crate::{
   qtuned serve
   qtuned serve --workers 2 --db /data/qtuned.db
   qtuned serve --keep-days 30
+  qtuned serve --allow-target phone=./measure-on-phone
   qtuned serve --listen 0.0.0.0:7878 --token-file tokens --data-root /data")]
 pub(super) struct ServeArgs {
     /// Jobs that run at the same time; the CPUs are divided among them
@@ -54,9 +62,28 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     max_upload: u64,
 
+    /// A program that jobs may measure with by its name, also those that come over HTTP, which may bring none of their
+    /// own; can be given several times. It is called as PROGRAM latency MODEL.onnx or PROGRAM metric MODEL.onnx FOLDER
+    #[arg(long, value_name = "NAME=PROGRAM", value_parser = target)]
+    allow_target: Vec<(String, PathBuf)>,
+
     /// Remove jobs this many days after they ended, with the trials that only they have; never when not given
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     keep_days: Option<u32>,
+}
+
+/// A name and a program that is there.
+fn target(given: &str) -> Result<(String, PathBuf), String> {
+    let expected = "expected NAME=PROGRAM, such as phone=./measure-on-phone";
+    let (name, program) = given.split_once('=').ok_or(expected)?;
+    if !is_target_name(name) {
+        return Err(format!("{expected}; a name has at most 64 letters, digits, `-`, `_` and `.`"));
+    }
+    let program = Path::new(program).canonicalize().map_err(|error| format!("failed to find `{program}`: {error}"))?;
+    match program.is_file() {
+        true => Ok((name.to_owned(), program)),
+        false => Err(format!("{expected}; `{}` is not a file", program.display())),
+    }
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -68,13 +95,18 @@ pub(super) fn run(global: &Global, args: &ServeArgs, lines: JobLines) -> Result<
     let served = runtime.block_on(async {
         let stop = Cancel::default();
         signals::stop_on_signals(&stop, || tracing::info!("stopping (once more to stop at once)"))?;
+        let targets: BTreeMap<String, PathBuf> = args.allow_target.iter().cloned().collect();
+        if targets.len() < args.allow_target.len() {
+            bail!("--allow-target: expected one program for each name");
+        }
         let access = Access::new(args.listen, args.token_file.as_deref(), args.data_root.as_deref())?;
+        let access = access.with_targets(targets.keys().cloned());
         let listener = TcpListener::bind(args.listen).await;
         let listener = listener.with_context(|| format!("failed to listen on {}", args.listen))?;
         let address = listener.local_addr()?;
         let store = Store::open(&global.db, Arc::new(SystemClock)).await?;
         tokio::spawn(lines.keep(store.clone()));
-        let workshop = Workshop::new(store.clone(), threads, stop.clone());
+        let workshop = Workshop::new(store.clone(), threads, Processes::with_targets(targets), stop.clone());
         if let Some(days) = args.keep_days {
             tokio::spawn(runner::forget_old(store.clone(), SystemClock, DAY * days, stop.clone()));
         }

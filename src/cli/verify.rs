@@ -65,9 +65,9 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.002)]
     max_difference: f64,
 
-    /// The file to write
-    #[arg(short, long, value_name = "FILE", default_value = "certificate.json")]
-    output: PathBuf,
+    /// The file to write; certificate.json when not given, of a job in the folder of its results, where its report finds it
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 /// Name of the file of external data of the exported model.
@@ -99,7 +99,7 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     let exported = export::qdq(&deployment.source(), &deployment.qconfig, &restored, Target::OnnxRuntime, DATA)?;
     let files = folder.write(&exported)?;
     let reread = {
-        let (bytes, model) = read_model(&files.0)?;
+        let (bytes, model) = read_model(&files.0, &deployment.reading)?;
         let groups = Arc::new(Groups::of(&model.graph));
         let qconfig = export::imported(&bytes, &model, &groups, &Key(model.digest).to_string())?;
         let engine = Engine::new(Arc::new(model.graph), groups, engine.kernels());
@@ -129,7 +129,7 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     }
     let mut certificate = Certificate {
         schema: verify::SCHEMA,
-        qtuned: env!("CARGO_PKG_VERSION"),
+        qtuned: env!("CARGO_PKG_VERSION").to_owned(),
         job: deployment.qconfig.job.clone(),
         trial: deployment.qconfig.trial,
         sha256: Hashes {
@@ -148,10 +148,12 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     };
     certificate.judge(Tolerance { agreement: args.min_agreement, accuracy: args.max_difference });
     let json = serde_json::to_string_pretty(&certificate)?;
-    output::write(&args.output, format!("{json}\n").as_bytes())?;
+    let results = deployment.spec.as_ref().and_then(|spec| spec.output.clone()).filter(|folder| folder.is_dir());
+    let path = args.output.clone().unwrap_or_else(|| results.unwrap_or_default().join(verify::FILE));
+    output::write(&path, format!("{json}\n").as_bytes())?;
     match global.json {
         true => print_json(&certificate)?,
-        false => print(&told(&certificate, &args.output))?,
+        false => print(&told(&certificate, &path))?,
     }
     match &certificate.problems[..] {
         [] => Ok(()),
@@ -218,7 +220,7 @@ fn told(certificate: &Certificate, path: &Path) -> String {
     let mut rows = vec![row("qtuned, fp32", certificate.fp32, None), row("qtuned, qconfig", certificate.int8, None)];
     if let Some(engine) = &certificate.engine {
         rows[1] = row("qtuned, qconfig", certificate.int8, engine.qtuned_ns);
-        rows.push(row(engine.name, engine.accuracy, engine.engine_ns));
+        rows.push(row(&engine.name, engine.accuracy, engine.engine_ns));
     }
     let mut text = format::table(&["", ">top-1", ">median"], rows);
     let Reread { same, .. } = certificate.reread;
@@ -227,8 +229,9 @@ fn told(certificate: &Certificate, path: &Path) -> String {
         let worst = layers.iter().min_by(|a, b| a.equal.total_cmp(&b.equal));
         text += &format!(
             "the same largest output on {agree} of {total} samples ({:.2} %); outputs differ by {largest_difference:.3} at \
-             most, SQNR {sqnr_db:.1} dB\n",
-            agreement * 100.0
+             most, SQNR {}\n",
+            agreement * 100.0,
+            format::decibel(sqnr_db.unwrap_or(f64::INFINITY)),
         );
         if let Some(LayerComparison { group, equal, largest_step }) = worst {
             let share = equal * 100.0;

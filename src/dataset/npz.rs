@@ -40,6 +40,15 @@ pub(super) fn read(npz: &NpzFile) -> Result<(PixelArray, Vec<u32>), DatasetError
     arrays().map_err(|fault| fault.in_file(&npz.file))
 }
 
+/// Names of the arrays in an archive, sorted.
+pub(super) fn array_names(path: &Path) -> Result<Vec<String>, DatasetError> {
+    let (opened, _) = file::open(path)?;
+    let archive = NpzArchive::new(BufReader::new(opened)).map_err(|error| Fault::from(error).in_file(path))?;
+    let mut names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
 /// An array of numbers, in row-major order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array {

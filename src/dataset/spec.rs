@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Longest side a job may ask for.
@@ -14,7 +15,7 @@ const MAX_SIDE: u32 = 16_384;
 /// preprocess: {resize: {short_side: 256}, center_crop: 224, scale: 0.00392156862745098}
 /// split: {calibrate: 128, search: 572, certify: 300, seed: 0}
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSpec {
     /// Where the samples are.
@@ -32,7 +33,7 @@ pub struct DataSpec {
 
 /// One place that holds pictures and their labels. In YAML a mapping with exactly one of the keys
 /// `csv`, `idx`, `npz` and `image_folder`. Paths are relative to the job's file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "SourceFields", into = "SourceFields")]
 pub enum Source {
     /// `csv: FILE` with a header that names the columns `file` and `label`. Files are relative to
@@ -47,7 +48,7 @@ pub enum Source {
 }
 
 /// The two files of an IDX data set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IdxFiles {
     /// u8 pixels, `[N, H, W]` or `[N, H, W, C]`.
@@ -57,7 +58,7 @@ pub struct IdxFiles {
 }
 
 /// A numpy archive and the names of its two arrays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NpzFile {
     /// The archive.
@@ -79,15 +80,20 @@ fn default_labels_array() -> String {
 }
 
 /// [`Source`] as YAML writes it.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SourceFields {
+    /// A file with a header that names the columns `file` and `label`. Files are relative to it; labels are integers
+    /// from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     csv: Option<PathBuf>,
+    /// The format of MNIST, optionally gzipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     idx: Option<IdxFiles>,
+    /// Arrays that numpy saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     npz: Option<NpzFile>,
+    /// A folder with one sub-folder a class; their sorted names give the labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image_folder: Option<PathBuf>,
 }
@@ -130,7 +136,7 @@ impl From<Source> for SourceFields {
 
 /// From decoded pixels to network input: channels, resize, crop, then
 /// `(pixel * scale - mean) / std` in f32, in this order.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
     /// Resize first. Without it pictures keep their size.
@@ -149,9 +155,11 @@ pub struct Preprocess {
     pub scale: f64,
     /// Subtracted after scaling: one value, or one for each channel in the order of `channels`.
     #[serde(default = "default_mean")]
+    #[schemars(length(min = 1, max = 4_096))]
     pub mean: Vec<f64>,
     /// Divides at the end: one value, or one for each channel in the order of `channels`.
     #[serde(default = "default_std")]
+    #[schemars(length(min = 1, max = 4_096), extend("items" = serde_json::json!({"type": "number", "exclusiveMinimum": 0})))]
     pub std: Vec<f64>,
 }
 
@@ -183,7 +191,7 @@ fn default_std() -> Vec<f64> {
 /// How to resize. In YAML `{short_side: 256}` or `{size: [height, width]}`, with an optional
 /// `interpolation`. On photographs a value differs from Pillow's by at most 2, except with
 /// `nearest`, where one pixel in a hundred may be its neighbour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "ResizeFields", into = "ResizeFields")]
 pub struct Resize {
     /// The size to reach.
@@ -202,13 +210,17 @@ pub enum ResizeTo {
 }
 
 /// [`Resize`] as YAML writes it.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ResizeFields {
+    /// The shorter side gets this length. The longer gets `length * long / short`, rounded down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SIDE))]
     short_side: Option<u32>,
+    /// Exactly this size; the aspect ratio may change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     size: Option<Size>,
+    /// The filter.
     #[serde(default)]
     interpolation: Interpolation,
 }
@@ -240,7 +252,7 @@ impl From<Resize> for ResizeFields {
 }
 
 /// The filter of a resize. All but `nearest` antialias when they shrink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
     /// The pixel under the centre.
@@ -255,7 +267,7 @@ pub enum Interpolation {
 }
 
 /// A height and a width. In YAML one number for a square, or `[height, width]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "SizeFields", into = "SizeFields")]
 pub struct Size {
     /// Rows.
@@ -265,11 +277,13 @@ pub struct Size {
 }
 
 /// [`Size`] as YAML writes it.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number or [height, width]")]
 enum SizeFields {
-    Square(u32),
-    HeightWidth([u32; 2]),
+    /// A side.
+    Square(#[schemars(range(min = 1, max = MAX_SIDE))] u32),
+    /// A height and a width.
+    HeightWidth(#[schemars(inner(range(min = 1, max = MAX_SIDE)))] [u32; 2]),
 }
 
 impl TryFrom<SizeFields> for Size {
@@ -303,7 +317,7 @@ fn checked_side(side: u32) -> Result<u32, String> {
 }
 
 /// Which channels a network reads, in which order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Channels {
     /// Red, green, blue.
@@ -326,7 +340,7 @@ impl Channels {
 
 /// Which samples calibrate, search and certify. In YAML
 /// `{calibrate: n, search: n, certify: n, seed: s}` or `{file: split.json}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "SplitFields", into = "SplitFields")]
 pub enum SplitSpec {
     /// By counts, after a seeded permutation.
@@ -351,17 +365,24 @@ pub struct SplitCounts {
 }
 
 /// [`SplitSpec`] as YAML writes it.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SplitFields {
+    /// A JSON file that lists names or indices under `calibration`, `validation` (or `search`) and, if wanted, `certify`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
+    /// Samples that the observers see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     calibrate: Option<usize>,
+    /// Samples that trials are measured on. Without a number: all that the others leave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     search: Option<usize>,
+    /// Samples that only the final certificate sees. 0 without a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     certify: Option<usize>,
+    /// Seed of the permutation. 0 without a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
 }

@@ -14,6 +14,12 @@ use super::{file, idx, npz};
 /// Endings of the files that an image folder is searched for.
 const PICTURE_ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
 
+/// Whether a file's name ends as a picture's does.
+pub(super) fn is_picture(file: &Path) -> bool {
+    let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or("");
+    PICTURE_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))
+}
+
 /// The samples of one source in its own order.
 pub(super) struct Table {
     /// The file or folder that lists the samples, for messages.
@@ -269,8 +275,7 @@ fn read_folder(path: &Path, root: Option<&Path>) -> Result<Table, DatasetError> 
             if file.is_dir() {
                 return Err(wrong(file, "expected pictures right below a class, found a folder"));
             }
-            let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or("");
-            if PICTURE_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)) {
+            if is_picture(&file) {
                 rows.push(Row { name: format!("{class}/{picture}"), label });
             }
         }

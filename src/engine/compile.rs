@@ -321,13 +321,14 @@ fn with_sum(conv: &Kind, add: &Kind, operand: usize) -> Option<Kind> {
             Kind::ConvInteger { weight, zero_point, epilogue, sum: None },
             &Kind::PairInteger { pair: Pair::Add, per_channel: None, a, b, grid, low, high },
         ) => {
-            let addend = if operand == 0 { b } else { a };
+            let addend_first = operand == 1;
+            let addend = if addend_first { a } else { b };
             let dense = !weight.packed.geometry().is_depthwise();
             dense.then(|| Kind::ConvInteger {
                 weight: weight.clone(),
                 zero_point: *zero_point,
                 epilogue: epilogue.clone(),
-                sum: Some(IntegerSum { addend, grid, low, high }),
+                sum: Some(IntegerSum { addend, addend_first, grid, low, high }),
             })
         }
         _ => None,

@@ -117,6 +117,8 @@ impl Table {
 pub(super) struct IntegerSum {
     /// The grid of what is added.
     pub addend: Affine,
+    /// Whether that is the first of the two.
+    pub addend_first: bool,
     pub grid: Affine,
     pub low: u8,
     pub high: u8,
@@ -309,8 +311,8 @@ impl Call<'_> {
                 out,
             ) => {
                 let pictures = Pictures { x, dims: [n, h, w], padding: *zero_point };
-                let IntegerSum { addend: x_grid, grid, low, high } = *sum;
-                let residual = IntegerResidual { x: addend, x_grid, grid, low, high };
+                let IntegerSum { addend: x_grid, addend_first: first, grid, low, high } = *sum;
+                let residual = IntegerResidual { x: addend, first, x_grid, grid, low, high };
                 kernels.conv_integer(&weight.packed, pictures, epilogue, Some(residual), out, self.parallel);
             }
             (&Kind::PairFloat { pair, per_channel, epilogue }, [Data::Float(a), Data::Float(b)], out) => {
@@ -382,9 +384,9 @@ impl Call<'_> {
             (Kind::AverageInteger { window, input, grid, low, high }, [Data::Quantized(x)], out) => {
                 let (pool, divisor) = window.over([n, h, w, c]);
                 let finish = |sum: i32, taps: usize| {
-                    // The mean in steps of the output: s_x / (s_y · taps), rounded once to f32.
-                    let multiplier = f64::from(input.scale) / (f64::from(grid.scale) * divisor(taps) as f64);
-                    let multiplier = multiplier as f32;
+                    // The mean in steps of the output: s_x / (s_y · taps), rounded to f32 after the product and after the
+                    // division, as in ONNX Runtime's QLinearGlobalAveragePool.
+                    let multiplier = input.scale / (grid.scale * divisor(taps) as f32);
                     grid.requantize(sum, multiplier).clamp(*low, (*high).max(*low))
                 };
                 let x = (*x, input.zero_point);

@@ -103,7 +103,7 @@ impl Metric {
         let (class, k) = match self {
             Metric::Top1 => (label as usize, 1),
             Metric::Top5 => (label as usize, 5),
-            Metric::Agreement => ((0..fp32.len()).find(|&class| rank(fp32, class) == 0)?, 1),
+            Metric::Agreement => (largest(fp32)?, 1),
             Metric::Sqnr => return None,
         };
         (class < y.len()).then(|| answer(y, class, k))
@@ -113,6 +113,15 @@ impl Metric {
     pub fn compares(self) -> bool {
         matches!(self, Metric::Agreement | Metric::Sqnr)
     }
+}
+
+/// The place of the largest output, the first among equals.
+pub fn largest(y: &[f32]) -> Option<usize> {
+    let better = |best: Option<(usize, f32)>, (i, &v): (usize, &f32)| match best {
+        Some((_, most)) if v <= most => best,
+        _ => Some((i, v)),
+    };
+    y.iter().enumerate().fold(None, better).map(|(i, _)| i)
 }
 
 /// After how many samples an evaluation looks whether it may end. Fixed, so that where one ends does not depend on the
@@ -190,7 +199,7 @@ pub fn evaluate(
 
 #[cfg(test)]
 mod tests {
-    use super::{Metric, rank};
+    use super::{Metric, largest, rank};
 
     #[test]
     fn a_margin_is_the_way_to_another_answer() {
@@ -204,6 +213,13 @@ mod tests {
         assert_eq!(Metric::Top5.answer(&[1.0, 2.0], 0, &[]), Some((true, f32::INFINITY)));
         assert_eq!(Metric::Agreement.answer(&y, 9, &[0.0, 7.0, 7.0]), Some((false, 0.5)));
         assert_eq!((Metric::Top1.answer(&y, 7, &[]), Metric::Sqnr.answer(&y, 0, &y)), (None, None));
+    }
+
+    #[test]
+    fn the_first_of_equals_is_the_largest() {
+        assert_eq!(largest(&[1.0, 3.0, 3.0]), Some(1));
+        assert_eq!(largest(&[]), None);
+        assert_eq!(largest(&[-1.0]), Some(0));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Fingerprint, Latency, Quartiles};
+use super::{Fingerprint, Latency, Quartiles, median_interval};
 use crate::{
     cancel::{Cancel, Cancelled},
     engine::{EngineError, Plan},
@@ -66,7 +66,10 @@ pub enum LatencyError {
 /// Whoever waits for latency holds a second lock meanwhile, through which all others pass: searches that evaluate one
 /// after the other would else never leave the gate to it.
 #[derive(Debug)]
-pub struct Gate(#[expect(dead_code, reason = "holds the lock")] File);
+pub struct Gate(#[expect(dead_code, reason = "holds the lock")] Option<File>);
+
+/// In the environment of a program: that it was started by one that holds the gate for it.
+pub const GATE_IS_HELD: &str = "QTUNED_GATE_IS_HELD";
 
 /// How often a gate that is closed is tried.
 const KNOCK: Duration = Duration::from_millis(5);
@@ -89,6 +92,9 @@ impl Gate {
     }
 
     fn pass(lock: fn(&File) -> Result<(), TryLockError>, cancel: &Cancel) -> Result<Gate, LatencyError> {
+        if std::env::var_os(GATE_IS_HELD).is_some() {
+            return Ok(Gate(None));
+        }
         let _queue = Gate::wait("qtuned-latency-queue.lock", lock, cancel)?;
         Gate::wait("qtuned-latency.lock", lock, cancel)
     }
@@ -101,7 +107,7 @@ impl Gate {
         let file = open.or_else(|_| File::open(&path)).map_err(failed)?;
         loop {
             match lock(&file) {
-                Ok(()) => return Ok(Gate(file)),
+                Ok(()) => return Ok(Gate(Some(file))),
                 Err(TryLockError::WouldBlock) => cancel.check()?,
                 Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
@@ -112,6 +118,9 @@ impl Gate {
 
 /// Tries before a run that a CPU quota throttles is given up.
 const TRIES: usize = 3;
+
+/// How many times as many runs are taken, at most, to tell several candidates apart.
+const LONGEST: usize = 5;
 
 /// Takes latencies of `candidate` and `fp32` on the same input, in turn, each first in every other pair, with
 /// nothing else of qtuned computing on this machine. `None` when a CPU quota throttled every try.
@@ -126,6 +135,23 @@ pub fn latency(
     protocol: Protocol,
     cancel: &Cancel,
 ) -> Result<Option<Latency>, LatencyError> {
+    Ok(latencies(&[candidate], fp32, x, kernels, protocol, cancel)?.and_then(|mut one| one.pop()))
+}
+
+/// As [`latency`], of several candidates in turn with each other and with fp32, whoever is first changing from round to
+/// round. After `runs` rounds as many are taken again, until the interval of the fastest one's median
+/// ([`Latency::interval`]) is below all others, at most 5 times.
+///
+/// # Errors
+/// As for [`latency`].
+pub fn latencies(
+    candidates: &[&Plan],
+    fp32: &Plan,
+    x: &Tensor,
+    kernels: Kernels,
+    protocol: Protocol,
+    cancel: &Cancel,
+) -> Result<Option<Vec<Latency>>, LatencyError> {
     let threads = protocol.threads;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -140,29 +166,42 @@ pub fn latency(
     let _gate = Gate::latency(cancel)?;
     for _ in 0..TRIES {
         let throttled = throttled_periods();
-        let (candidate_ns, fp32_ns) = pool.install(|| -> Result<_, LatencyError> {
+        let plans: Vec<&Plan> = candidates.iter().copied().chain([fp32]).collect();
+        let mut times: Vec<Vec<u64>> = vec![Vec::new(); plans.len()];
+        pool.install(|| -> Result<(), LatencyError> {
             for _ in 0..protocol.warmup {
-                time(candidate)?;
-                time(fp32)?;
+                plans.iter().try_for_each(|plan| time(plan).map(drop))?;
             }
-            let (mut candidate_ns, mut fp32_ns) = (Vec::new(), Vec::new());
-            for run in 0..protocol.runs {
-                if run % 2 == 0 {
-                    candidate_ns.push(time(candidate)?);
-                    fp32_ns.push(time(fp32)?);
-                } else {
-                    fp32_ns.push(time(fp32)?);
-                    candidate_ns.push(time(candidate)?);
+            for round in 0..protocol.runs * LONGEST {
+                if round > 0 && round % protocol.runs == 0 && is_told_apart(&times[..candidates.len()]) {
+                    break;
+                }
+                for place in 0..plans.len() {
+                    let plan = (round + place) % plans.len();
+                    times[plan].push(time(plans[plan])?);
                 }
             }
-            Ok((candidate_ns, fp32_ns))
+            Ok(())
         })?;
         if throttled_periods() == throttled {
-            return Ok(Some(Latency { candidate_ns, fp32_ns, fingerprint: fingerprint(kernels, protocol) }));
+            let fp32_ns = times.pop().unwrap_or_default();
+            let taken = |candidate_ns| Latency {
+                candidate_ns,
+                fp32_ns: fp32_ns.clone(),
+                fingerprint: fingerprint(kernels, protocol),
+            };
+            return Ok(Some(times.into_iter().map(taken).collect()));
         }
         tracing::warn!("a CPU quota throttled the latency run, taking it again");
     }
     Ok(None)
+}
+
+/// Whether the median of the fastest is surely below those of all others.
+fn is_told_apart(times: &[Vec<u64>]) -> bool {
+    let mut intervals: Vec<(u64, u64)> = times.iter().filter_map(|ns| median_interval(ns)).collect();
+    intervals.sort_by_key(|&(low, high)| (high, low));
+    intervals.split_first().is_none_or(|(fastest, others)| others.iter().all(|other| other.0 > fastest.1))
 }
 
 /// Medians of the time that each step of each plan takes, in ns: one list a plan, one entry a step. The plans run in

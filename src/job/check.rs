@@ -1,6 +1,6 @@
 //! What a job's values must satisfy beyond their types.
 
-use super::JobSpec;
+use super::{JobSpec, MeasureSpec};
 use crate::{
     dataset::{Preprocess, SplitSpec},
     evaluate::Metric,
@@ -35,6 +35,16 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), Wrong> {
     if spec.model.onnx.as_os_str().is_empty() {
         wrong(&["model", "onnx"], "expected the path of an ONNX file, found an empty text")?;
     }
+    let shape = spec.model.shape.as_deref();
+    if shape.is_some_and(|shape| shape.is_empty() || shape.len() > 7) {
+        wrong(&["model", "shape"], "expected the 1 to 7 sizes of a sample, without the batch, such as [3, 224, 224]")?;
+    }
+    for &size in shape.unwrap_or_default() {
+        within(&["model", "shape"], size, 1, super::MAX_SIZE)?;
+    }
+    if spec.model.fixed.values().any(|number| !number.is_finite()) {
+        wrong(&["model", "fixed"], "expected finite numbers")?;
+    }
     if spec.output.as_ref().is_some_and(|output| output.as_os_str().is_empty()) {
         wrong(&["output"], "expected the path of a folder, found an empty text")?;
     }
@@ -52,7 +62,51 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), Wrong> {
     within(&["measure", "latency", "batch"], latency.batch, 1, 4_096)?;
     within(&["measure", "latency", "threads"], latency.threads, 1, 1_024)?;
     within(&["measure", "latency", "warmup"], latency.warmup, 0, 100_000)?;
-    within(&["measure", "latency", "runs"], latency.runs, 1, 100_000)
+    within(&["measure", "latency", "runs"], latency.runs, 1, 100_000)?;
+    programs(spec)
+}
+
+/// Longest name of a registered program.
+const MAX_TARGET: usize = 64;
+
+/// Whether a program may be registered under this name.
+pub fn is_target_name(name: &str) -> bool {
+    let usable = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=MAX_TARGET).contains(&name.len()) && !name.starts_with(['-', '.']) && name.chars().all(usable)
+}
+
+fn programs(spec: &JobSpec) -> Result<(), Wrong> {
+    let MeasureSpec { latency, metric, programs } = &spec.measure;
+    type Place = &'static [&'static str];
+    let named: [(Place, &Option<Vec<String>>, Place, &Option<String>); 2] = [
+        (&["measure", "latency", "command"], &latency.command, &["measure", "latency", "target"], &latency.target),
+        (&["measure", "metric", "command"], &metric.command, &["measure", "metric", "target"], &metric.target),
+    ];
+    for (command_at, command, target_at, target) in named {
+        if command.is_some() && target.is_some() {
+            wrong(target_at, "expected a command or a target, found both")?;
+        }
+        if let Some(arguments) = command {
+            const EXPECTED: &str = "expected a list: a program and its arguments, among them `{model}`";
+            if !(1..=1_000).contains(&arguments.len()) || arguments[0].is_empty() {
+                wrong(command_at, format!("{EXPECTED}; found no program"))?;
+            }
+            if arguments.iter().any(|argument| argument.contains('\0')) {
+                wrong(command_at, format!("{EXPECTED}; found a NUL byte"))?;
+            }
+            if !arguments.iter().skip(1).any(|argument| argument.contains("{model}")) {
+                wrong(command_at, format!("{EXPECTED}; without it the program cannot know which network to measure"))?;
+            }
+        }
+        if target.as_deref().is_some_and(|name| !is_target_name(name)) {
+            let problem = format!("expected a name of at most {MAX_TARGET} letters, digits, `-`, `_` and `.`");
+            wrong(target_at, problem)?;
+        }
+    }
+    if programs.folder.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
+        wrong(&["measure", "programs", "folder"], "expected the path of a folder, found an empty text")?;
+    }
+    within(&["measure", "programs", "retries"], programs.retries, 0, 100)
 }
 
 fn name(name: &str) -> Result<(), Wrong> {

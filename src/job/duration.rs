@@ -1,5 +1,6 @@
 //! Durations in a job: seconds, or a text such as `90s`, `10m`, `1h30m`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
 /// Longest duration: about ten years, in seconds.
@@ -38,11 +39,13 @@ fn check(seconds: f64) -> Result<f64, String> {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected seconds, or a duration such as `90s`, `10m` or `1h30m`")]
-enum Written {
-    Seconds(f64),
-    Text(String),
+pub(super) enum Written {
+    /// Seconds.
+    Seconds(#[schemars(extend("exclusiveMinimum" = 0))] f64),
+    /// Numbers with the units d, h, m and s, each at most once and in this order, such as `1h30m`.
+    Text(#[schemars(regex(pattern = r"^\s*([0-9.]+d)?([0-9.]+h)?([0-9.]+m)?([0-9.]+s)?\s*$"), length(min = 2))] String),
 }
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
@@ -52,6 +55,11 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         Some(Written::Text(text)) => parse(&text),
     };
     seconds.map(Some).map_err(de::Error::custom)
+}
+
+/// As [`deserialize`], of a duration that must be there.
+pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    deserialize(deserializer)?.ok_or_else(|| de::Error::custom(format!("{EXPECTED}, found nothing")))
 }
 
 #[cfg(test)]

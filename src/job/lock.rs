@@ -44,6 +44,7 @@ impl JobLock {
         for (_, path) in spec.files_mut() {
             *path = whole(path);
         }
+        spec.measure.programs.folder = job.program_folder().map(|folder| whole(&folder));
         JobLock { job: spec, sha256 }
     }
 

@@ -5,9 +5,12 @@ use rayon::prelude::*;
 use super::{
     FloatEpilogue, Kernels, Output, Simd, dispatch,
     epilogue::{Grid, bounds, of_tile, whole},
+    rescale::{Product, Sum},
     simd::MAX_BLOCK,
 };
 use crate::quant::Affine;
+#[cfg(doc)]
+use crate::quant::requantization_multiplier;
 
 /// Elements of one part, where an operator runs on several threads.
 const PART: usize = 16 * 1024;
@@ -69,8 +72,7 @@ impl Kernels {
     }
 
     /// The sum of two quantized tensors on the grid `out`, between `low` and `high`; written as is, or
-    /// dequantized. The arithmetic is that of QuantizeLinear and DequantizeLinear around an ONNX `Add`:
-    /// `y = clamp(rne(((a − z_a)·s_a + (b − z_b)·s_b) / s_y) + z_y)` in f32.
+    /// dequantized. [`AddMultipliers`](crate::quant::AddMultipliers) says what is rounded where.
     pub fn add_integer(
         self,
         (a, a_grid): (&[u8], Affine),
@@ -92,7 +94,8 @@ impl Kernels {
         }
     }
 
-    /// As [`Kernels::add_integer`], the product: `y = clamp(rne((a − z_a)·s_a · (b − z_b)·s_b / s_y) + z_y)` in f32.
+    /// As [`Kernels::add_integer`], the product: `y = clamp(rne((a − z_a)·(b − z_b)·m + z_y))` in f32, with `m` of
+    /// [`requantization_multiplier`], as ONNX Runtime's `QLinearMul`.
     pub fn mul_integer(
         self,
         (a, a_grid): (&[u8], Affine),
@@ -187,6 +190,20 @@ unsafe fn load_quantized<S: Simd>(from: *const u8, grid: &Grid<S>) -> [S::F; 4] 
             grid.dequantize(S::load_bytes(from.add(S::WIDTH))),
             grid.dequantize(S::load_bytes(from.add(2 * S::WIDTH))),
             grid.dequantize(S::load_bytes(from.add(3 * S::WIDTH))),
+        ]
+    }
+}
+
+/// Four vectors of integers, widened.
+#[inline(always)]
+unsafe fn load_bytes<S: Simd>(from: *const u8) -> [S::I; 4] {
+    // SAFETY: as above.
+    unsafe {
+        [
+            S::load_bytes(from),
+            S::load_bytes(from.add(S::WIDTH)),
+            S::load_bytes(from.add(2 * S::WIDTH)),
+            S::load_bytes(from.add(3 * S::WIDTH)),
         ]
     }
 }
@@ -366,19 +383,26 @@ dispatch!(
         mul_float_quantized_body
 );
 
-/// A sum of integers, as it is: `y = clamp(rne(((a − z_a)·s_a + (b − z_b)·s_b) / s_y) + z_y)` in f32; or a product.
+/// A sum of integers, as it is, or a product.
 struct PairInteger<S: Simd, const MUL: bool> {
-    a: Grid<S>,
-    b: Grid<S>,
+    sum: Sum<S>,
+    product: Product<S>,
+    /// For who dequantizes what comes out.
     out: Grid<S>,
 }
 
 /// Its methods ask of their caller what those of [`Simd`] do.
 impl<S: Simd, const MUL: bool> PairInteger<S, MUL> {
     #[inline(always)]
-    unsafe fn new([a, b, out]: [Affine; 3], [low, high]: [u8; 2]) -> Self {
+    unsafe fn new(grids: [Affine; 3], [low, high]: [u8; 2]) -> Self {
         // SAFETY: the caller's promise.
-        unsafe { PairInteger { a: whole(&a), b: whole(&b), out: Grid::new(&out, low, high) } }
+        unsafe {
+            PairInteger {
+                sum: Sum::new(&grids, [low, high]),
+                product: Product::new(&grids, [low, high]),
+                out: Grid::new(&grids[2], low, high),
+            }
+        }
     }
 
     /// Four vectors.
@@ -386,8 +410,9 @@ impl<S: Simd, const MUL: bool> PairInteger<S, MUL> {
     unsafe fn pair(&self, a: *const u8, b: *const u8, y: *mut u8) {
         // SAFETY: the caller's promise.
         unsafe {
-            let (a, b) = (load_quantized(a, &self.a), load_quantized(b, &self.b));
-            store_quantized(y, pairs::<S, MUL>(a, b), &self.out);
+            let (a, b) = (load_bytes::<S>(a), load_bytes::<S>(b));
+            let bytes = if MUL { self.product.narrow(a, b) } else { self.sum.narrow(a, b) };
+            S::store_bytes(y, S::in_order(bytes));
         }
     }
 }

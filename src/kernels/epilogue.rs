@@ -2,6 +2,7 @@
 
 use super::{
     Activation, PackedFloat, PackedInteger, Simd,
+    rescale::Sum,
     simd::{MAX_BLOCK, MAX_LANES},
 };
 use crate::quant::Affine;
@@ -57,6 +58,8 @@ pub struct FloatResidual<'a> {
 /// grid first, so that the sum is that of [`Kernels::add_integer`](super::Kernels::add_integer), bit for bit.
 #[derive(Clone, Copy, Debug)]
 pub struct IntegerResidual<'a> {
+    /// Whether `x` is the first of the two that are added: a sum in f32 is rounded in their order.
+    pub first: bool,
     /// As many elements as the output has, in its layout.
     pub x: &'a [u8],
     /// Their grid.
@@ -355,8 +358,14 @@ pub(super) struct Grid<S: Simd> {
     low: S::F,
     high: S::F,
     minus_zero_point: S::I,
+    /// What [`Grid::integer`] adds, and takes off again.
+    shift: S::F,
+    shift_back: S::F,
     bounds: S::Bounds,
 }
+
+/// 1.5·2²³: with a number below 2²² added to it an f32 has no place for fractions, and rounds to even.
+const NO_FRACTIONS: f32 = 12_582_912.0;
 
 /// Its methods ask of their caller what those of [`Simd`] do.
 impl<S: Simd> Grid<S> {
@@ -372,6 +381,9 @@ impl<S: Simd> Grid<S> {
                 low: S::splat((i32::from(low) - zero_point) as f32),
                 high: S::splat((i32::from(high) - zero_point) as f32),
                 minus_zero_point: S::splat_i(-zero_point),
+                shift: S::splat(NO_FRACTIONS),
+                // An integer, and so small that it is exact.
+                shift_back: S::splat(zero_point as f32 - NO_FRACTIONS),
                 bounds: S::bounds(grid.zero_point, low, high),
             }
         }
@@ -409,6 +421,13 @@ impl<S: Simd> Grid<S> {
         unsafe { S::narrow(x, &self.bounds) }
     }
 
+    /// `clamp(rne(x) + zero_point)` as a number, for `x` in steps of the grid.
+    #[inline(always)]
+    unsafe fn integer(&self, x: S::F) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::add(S::add(S::min(S::max(x, self.low), self.high), self.shift), self.shift_back) }
+    }
+
     /// `rne(clamp(x))·scale` for `x` in steps of the grid: narrowed and dequantized.
     #[inline(always)]
     pub(super) unsafe fn round(&self, x: S::F) -> S::F {
@@ -432,7 +451,8 @@ pub(super) struct IntegerChannels<S: Simd> {
     grid: Grid<S>,
     /// Null where nothing is added.
     residual: *const u8,
-    residual_grid: Grid<S>,
+    residual_first: bool,
+    sum: Sum<S>,
     sum_grid: Grid<S>,
 }
 
@@ -496,21 +516,20 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
         let &IntegerEpilogue { grid, low, high, .. } = self.epilogue;
         // SAFETY: a tile's lanes are at most MAX_LANES.
         unsafe {
-            let grid = Grid::new(&grid, low, high);
-            let (residual, residual_grid, sum_grid) = match self.residual {
-                Some(r) => {
-                    let [low, high] = bounds(&r.grid, r.low, r.high);
-                    (r.x.as_ptr(), whole(&r.x_grid), Grid::new(&r.grid, low, high))
-                }
-                None => (std::ptr::null(), grid, grid),
+            // What is not added has no grid; none is looked at.
+            let (residual, residual_first, grids, bounds) = match self.residual {
+                Some(r) if r.first => (r.x.as_ptr(), true, [r.x_grid, grid, r.grid], bounds(&r.grid, r.low, r.high)),
+                Some(r) => (r.x.as_ptr(), false, [grid, r.x_grid, r.grid], bounds(&r.grid, r.low, r.high)),
+                None => (std::ptr::null(), false, [grid; 3], [low, high]),
             };
             IntegerChannels {
                 constants: [S::load_i(constants.as_ptr()), S::load_i(constants.as_ptr().add(S::WIDTH))],
                 multipliers: [S::load(multipliers.as_ptr()), S::load(multipliers.as_ptr().add(S::WIDTH))],
-                grid,
+                grid: Grid::new(&grid, low, high),
                 residual,
-                residual_grid,
-                sum_grid,
+                residual_first,
+                sum: Sum::new(&grids, bounds),
+                sum_grid: Grid::new(&grids[2], bounds[0], bounds[1]),
             }
         }
     }
@@ -536,17 +555,16 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             let [a, b] = steps(channels, sums);
-            let (a, b) = (channels.grid.round(a), channels.grid.round(b));
             if !ADDS {
-                return [a, b];
+                return [channels.grid.round(a), channels.grid.round(b)];
             }
             let [a, b] = plus_residual(channels, [a, b], place);
-            let sum = &channels.sum_grid;
+            let grid = &channels.sum_grid;
             // As bytes and back: this is rare.
             let mut bytes = [0; MAX_BLOCK];
-            S::store_bytes(bytes.as_mut_ptr(), S::in_order(sum.quantize([a, b, a, b])));
+            S::store_bytes(bytes.as_mut_ptr(), S::in_order(channels.sum.round([a, b, a, b])));
             let q = bytes.as_ptr();
-            [sum.dequantize(S::load_bytes(q)), sum.dequantize(S::load_bytes(q.add(S::WIDTH)))]
+            [grid.dequantize(S::load_bytes(q)), grid.dequantize(S::load_bytes(q.add(S::WIDTH)))]
         }
     }
 
@@ -563,9 +581,9 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
             if !ADDS {
                 return S::in_order(grid.narrow([a, b, c, d]));
             }
-            let [a, b] = plus_residual(channels, [grid.round(a), grid.round(b)], places[0]);
-            let [c, d] = plus_residual(channels, [grid.round(c), grid.round(d)], places[1]);
-            S::in_order(channels.sum_grid.quantize([a, b, c, d]))
+            let [a, b] = plus_residual(channels, [a, b], places[0]);
+            let [c, d] = plus_residual(channels, [c, d], places[1]);
+            S::in_order(channels.sum.round([a, b, c, d]))
         }
     }
 }
@@ -578,10 +596,10 @@ unsafe fn steps<S: Simd>(channels: &IntegerChannels<S>, sums: [S::I; 2]) -> [S::
     unsafe { [S::mul(S::to_float(sums[0]), multipliers[0]), S::mul(S::to_float(sums[1]), multipliers[1])] }
 }
 
-/// With what is added to this place.
+/// With what is added to this place, in steps of the sum's grid.
 #[inline(always)]
 unsafe fn plus_residual<S: Simd>(channels: &IntegerChannels<S>, [a, b]: [S::F; 2], place: Place) -> [S::F; 2] {
-    let grid = &channels.residual_grid;
+    let IntegerChannels { grid, sum, .. } = channels;
     // SAFETY: the caller's promise.
     unsafe {
         let x = channels.residual.add(place.at);
@@ -589,7 +607,12 @@ unsafe fn plus_residual<S: Simd>(channels: &IntegerChannels<S>, [a, b]: [S::F; 2
             true => [S::load_bytes(x), S::load_bytes(x.add(S::WIDTH))],
             false => S::load_some_bytes(x, place.lanes),
         };
-        [S::add(a, grid.dequantize(x[0])), S::add(b, grid.dequantize(x[1]))]
+        let (a, b) = (grid.integer(a), grid.integer(b));
+        let [x, y] = [S::to_float(x[0]), S::to_float(x[1])];
+        match channels.residual_first {
+            true => [sum.steps(x, a), sum.steps(y, b)],
+            false => [sum.steps(a, x), sum.steps(b, y)],
+        }
     }
 }
 

@@ -310,6 +310,27 @@ fn dequantize(q: u8, grid: &Affine) -> f32 {
     (f64::from(i32::from(q) - i32::from(grid.zero_point)) * f64::from(grid.scale)) as f32
 }
 
+/// A number of steps with the zero point in it, as an integer of the grid.
+fn from_steps(steps: f32, grid: &Affine) -> u8 {
+    let steps = if steps.is_nan() { i64::MIN } else { round_half_even(f64::from(steps).clamp(-1e6, 1e6)) };
+    steps.clamp(i64::from(grid.quant_min), i64::from(grid.quant_max)) as u8
+}
+
+/// The sum of two integers as [`AddMultipliers`](crate::quant::AddMultipliers) has it.
+fn sum((a, a_grid): (u8, &Affine), (b, b_grid): (u8, &Affine), grid: &Affine) -> u8 {
+    let (m_a, m_b) = (a_grid.scale / grid.scale, b_grid.scale / grid.scale);
+    let zero_points = m_a.mul_add(f32::from(a_grid.zero_point), m_b * f32::from(b_grid.zero_point));
+    let steps = f32::from(b).mul_add(m_b, f32::from(grid.zero_point) - zero_points);
+    from_steps(f32::from(a).mul_add(m_a, steps), grid)
+}
+
+/// The product of two integers, `rne((a − z_a)·(b − z_b)·m + z_y)`.
+fn product((a, a_grid): (u8, &Affine), (b, b_grid): (u8, &Affine), grid: &Affine) -> u8 {
+    let own = |q: u8, grid: &Affine| i32::from(q) - i32::from(grid.zero_point);
+    let steps = (own(a, a_grid) * own(b, b_grid)) as f32 * (a_grid.scale * b_grid.scale / grid.scale);
+    from_steps(steps + f32::from(grid.zero_point), grid)
+}
+
 fn clip(x: f32, epilogue: &FloatEpilogue) -> f32 {
     if x < epilogue.min {
         epilogue.min
@@ -501,21 +522,25 @@ proptest! {
         let is_depthwise = case.geometry.is_depthwise();
         let (float, integer) = (FloatCase::new(case.clone()), IntegerCase::new(case));
         let (x, q) = (random.floats(len, -4.0, 4.0), random.bytes(len));
-        let (sum, x_grid) = (float_epilogue(&mut random), random.grid());
-        let grid = sum.grid.unwrap();
+        let (float_sum, x_grid) = (float_epilogue(&mut random), random.grid());
+        let grid = float_sum.grid.unwrap();
         let (low, high) = random.pick(&[(grid.quant_min, grid.quant_max), (grid.zero_point, grid.quant_max), (30, 90)]);
 
-        let floats: Vec<f32> = float.expected.iter().zip(&x).map(|(a, b)| clip(a + b, &sum)).collect();
+        let floats: Vec<f32> = float.expected.iter().zip(&x).map(|(a, b)| clip(a + b, &float_sum)).collect();
         let quantized: Vec<u8> = floats.iter().map(|&x| quantize(x, &grid)).collect();
-        let own = |q: u8| dequantize(q, &integer.epilogue.grid);
-        let sums = integer.expected().into_iter().zip(&q).map(|(a, &b)| quantize(own(a) + dequantize(b, &x_grid), &grid));
+        let first = seed % 2 == 0;
+        let own_grid = &integer.epilogue.grid;
+        let sums = integer.expected().into_iter().zip(&q).map(|(own, &x)| match first {
+            true => sum((x, &x_grid), (own, own_grid), &grid),
+            false => sum((own, own_grid), (x, &x_grid), &grid),
+        });
         let integers: Vec<u8> = sums.map(|q| q.max(low).min(high)).collect();
         let dequantized: Vec<f32> = integers.iter().map(|&q| dequantize(q, &grid)).collect();
         for kernels in Kernels::available() {
             let name = kernels.name();
             let pictures = Pictures { x: &float.x, dims: float.case.dims, padding: 0.0 };
-            let epilogue = FloatEpilogue { grid: sum.grid, ..float.epilogue };
-            let residual = Some(FloatResidual { x: &x, min: sum.min, max: sum.max });
+            let epilogue = FloatEpilogue { grid: float_sum.grid, ..float.epilogue };
+            let residual = Some(FloatResidual { x: &x, min: float_sum.min, max: float_sum.max });
             let packed = &float.packed[index(kernels)];
             let mut y = vec![f32::NAN; len];
             kernels.conv_float(packed, pictures, epilogue, residual, Output::Float(&mut y), parallel);
@@ -527,7 +552,7 @@ proptest! {
                 continue;
             }
             let pictures = Pictures { x: &integer.x, dims: integer.case.dims, padding: integer.zero_point };
-            let residual = Some(IntegerResidual { x: &q, x_grid, grid, low, high });
+            let residual = Some(IntegerResidual { x: &q, first, x_grid, grid, low, high });
             let packed = &integer.packed[index(kernels)];
             let mut y = vec![77; len];
             kernels.conv_integer(packed, pictures, &integer.epilogue, residual, Output::Quantized(&mut y), parallel);
@@ -702,8 +727,8 @@ proptest! {
             let expected: Vec<u8> = sums.iter().map(|&x| quantize(x, &grid)).collect();
             prop_assert_eq!(difference(&y, &expected), None, "{} add f32 to u8", name);
 
-            let sum = |(&a, &b): (&u8, &u8)| quantize(dequantize(a, &a_grid) + dequantize(b, &b_grid), &grid);
-            let expected: Vec<u8> = qa.iter().zip(&qb).map(sum).map(|q| q.max(low).min(high)).collect();
+            let of = |(&a, &b): (&u8, &u8)| sum((a, &a_grid), (b, &b_grid), &grid);
+            let expected: Vec<u8> = qa.iter().zip(&qb).map(of).map(|q| q.max(low).min(high)).collect();
             let mut y = vec![77; len];
             kernels.add_integer((&qa, a_grid), (&qb, b_grid), grid, (low, high), Output::Quantized(&mut y), parallel);
             prop_assert_eq!(difference(&y, &expected), None, "{} add u8", name);
@@ -720,8 +745,8 @@ proptest! {
             kernels.mul_float(&a, &b, epilogue, Output::Quantized(&mut y), parallel);
             let expected: Vec<u8> = products.iter().map(|&x| quantize(x, &grid)).collect();
             prop_assert_eq!(difference(&y, &expected), None, "{} mul f32 to u8", name);
-            let product = |(&a, &b): (&u8, &u8)| quantize(dequantize(a, &a_grid) * dequantize(b, &b_grid), &grid);
-            let expected: Vec<u8> = qa.iter().zip(&qb).map(product).map(|q| q.max(low).min(high)).collect();
+            let of = |(&a, &b): (&u8, &u8)| product((a, &a_grid), (b, &b_grid), &grid);
+            let expected: Vec<u8> = qa.iter().zip(&qb).map(of).map(|q| q.max(low).min(high)).collect();
             let mut y = vec![77; len];
             kernels.mul_integer((&qa, a_grid), (&qb, b_grid), grid, (low, high), Output::Quantized(&mut y), parallel);
             prop_assert_eq!(difference(&y, &expected), None, "{} mul u8", name);
@@ -753,9 +778,9 @@ fn what_is_no_number_becomes_the_smallest_integer() {
     }
 }
 
-/// Every sum of two integers, on scales of many sizes and with many ties.
+/// Every sum and product of two integers, on scales of many sizes and with many ties.
 #[test]
-fn sums_of_integers_are_rounded_as_quotients() {
+fn sums_and_products_of_integers_are_the_definition() {
     let mut random = Random(11);
     let all: Vec<u8> = (0..=255).collect();
     let (a, b): (Vec<u8>, Vec<u8>) = all.iter().flat_map(|&a| all.iter().map(move |&b| (a, b))).unzip();
@@ -767,13 +792,23 @@ fn sums_of_integers_are_rounded_as_quotients() {
             .iter_mut()
             .for_each(|grid| grid.scale = unit * random.pick(&[0.5, 1.0, 2.0, 3.0, 0.999_999_9, 1.234_567]));
         let [x, y, out] = grids;
-        let expected: Vec<u8> =
-            a.iter().zip(&b).map(|(&a, &b)| quantize(dequantize(a, &x) + dequantize(b, &y), &out)).collect();
+        let pairs = || a.iter().zip(&b);
+        let sums: Vec<u8> = pairs().map(|(&a, &b)| sum((a, &x), (b, &y), &out)).collect();
+        let products: Vec<u8> = pairs().map(|(&a, &b)| product((a, &x), (b, &y), &out)).collect();
+        // In exact numbers it is what ONNX says: half a step, and what rounding in between adds to it.
+        let exact = |q: u8, grid: &Affine| f64::from(dequantize(q, grid));
+        for ((&a, &b), &q) in pairs().zip(&sums).filter(|(_, q)| (out.quant_min + 1..out.quant_max).contains(q)) {
+            let error = (exact(a, &x) + exact(b, &y) - exact(q, &out)) / f64::from(out.scale);
+            assert!(error.abs() < 0.501, "{a} and {b} on {grids:?} give {q}");
+        }
         for kernels in Kernels::available() {
-            let mut sum = vec![0; a.len()];
-            let bounds = (out.quant_min, out.quant_max);
-            kernels.add_integer((&a, x), (&b, y), out, bounds, Output::Quantized(&mut sum), false);
-            assert_eq!(difference(&sum, &expected), None, "{} on {grids:?}", kernels.name());
+            let (mut got, bounds) = (vec![0; a.len()], (out.quant_min, out.quant_max));
+            kernels.add_integer((&a, x), (&b, y), out, bounds, Output::Quantized(&mut got), false);
+            assert_eq!(difference(&got, &sums), None, "{}, sums on {grids:?}", kernels.name());
+            if unit > 1e-19 {
+                kernels.mul_integer((&a, x), (&b, y), out, bounds, Output::Quantized(&mut got), false);
+                assert_eq!(difference(&got, &products), None, "{}, products on {grids:?}", kernels.name());
+            }
         }
     }
 }

@@ -22,6 +22,7 @@ use super::{
     order,
     proto::{GraphProto, ModelProto, NodeProto, data_type},
     quantized,
+    reading::Reading,
     rewrite::{self, Rewrite},
     site::{Budget, Form, Input, Refusal, Site, Slot},
     tensor,
@@ -43,12 +44,13 @@ type Finished = (Graph, Vec<Vec<usize>>, Vec<Rewrite>);
 const INPUT: ValueId = ValueId(0);
 
 /// Imports a file's bytes.
-pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxError> {
+pub(super) fn import(bytes: &[u8], folder: Option<&Path>, reading: &Reading) -> Result<Model, OnnxError> {
     let mut proto = ModelProto::decode(bytes).map_err(OnnxError::Decode)?;
     let opset = opset(&proto)?;
     let mut file = proto.graph.take().ok_or_else(|| OnnxError::Model("the file has no graph".to_owned()))?;
     quantized::strip(&mut file, folder)?;
-    let entry = input::entry(&file)?;
+    reading.choose_output(&mut file)?;
+    let (entry, fixed) = input::entry(&file, reading)?;
     let order = order::live_nodes(&file)?;
     let mut external = External::new(folder, Sha256::new_with_prefix(bytes));
     let mut slots = constants(&mut file, &order, &mut external)?;
@@ -56,6 +58,11 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxE
     let budget = Budget::for_bytes(total);
     let channels_last = entry.axes != plain(entry.value.shape.len());
     slots.insert(entry.value.name.clone(), Slot::Value(View { value: INPUT, axes: entry.axes }));
+    for (name, known) in fixed {
+        let origin = Arc::from(name.as_str());
+        slots.insert(name, Slot::Known(known, origin));
+    }
+    let integer_input = entry.integer;
     let mut walk = Walk {
         file: &file,
         domains: proto.opset_import.iter().map(|set| (set.domain.as_str(), set.version)).collect(),
@@ -79,6 +86,7 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Model, OnnxE
         origins,
         rewrites,
         channels_last,
+        integer_input,
         opset,
         producer: [proto.producer_name, proto.producer_version].join(" ").trim().to_owned(),
         ir_version: proto.ir_version,

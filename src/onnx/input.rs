@@ -1,12 +1,13 @@
-//! The one input of a file's graph.
+//! The input of a file's graph that samples go to.
 
 use std::collections::HashSet;
 
 use super::{
-    array::count,
+    array::{Known, count},
     error::OnnxError,
     proto::{GraphProto, ValueInfoProto, data_type, dimension_proto},
-    tensor::{MAX_ELEMENTS, MAX_RANK},
+    reading::Reading,
+    tensor::MAX_ELEMENTS,
     view::{Axes, Factor, plain},
 };
 use crate::graph::{SampleShape, Value};
@@ -26,26 +27,23 @@ pub(super) struct Entry {
     pub(super) batch: Option<i64>,
 }
 
-/// Finds the input: the only one that is not a constant listed as an input too.
-pub(super) fn entry(file: &GraphProto) -> Result<Entry, OnnxError> {
+/// Finds the input that samples go to, and the values of those that are fixed; a constant that is listed as an input too
+/// is none.
+pub(super) fn entry(file: &GraphProto, reading: &Reading) -> Result<(Entry, Vec<(String, Known)>), OnnxError> {
     let constants: HashSet<&str> = file.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
     let inputs: Vec<&ValueInfoProto> =
         file.input.iter().filter(|input| !constants.contains(input.name.as_str())).collect();
-    let [input] = inputs[..] else {
-        let names: Vec<String> = inputs.iter().take(8).map(|input| format!("`{}`", input.name)).collect();
-        let found =
-            if names.is_empty() { "none".to_owned() } else { format!("{}: {}", inputs.len(), names.join(", ")) };
-        return Err(OnnxError::Model(format!("the graph must have one input; it has {found}")));
-    };
+    let (input, fixed) = reading.choose_input(&inputs)?;
     if input.name.is_empty() {
         return Err(OnnxError::Model("the graph's input has no name".to_owned()));
     }
-    let (batch, shape) = typed(input).map_err(|reason| OnnxError::Model(format!("input `{}` {reason}", input.name)))?;
+    let (batch, shape) =
+        typed(input, reading).map_err(|reason| OnnxError::Model(format!("input `{}` {reason}", input.name)))?;
     let (shape, axes) = channels_first(shape, is_turned(file, &input.name));
     let element = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()).map(|tensor| tensor.elem_type);
     let integer = element.is_some_and(|element| data_type::INTS.contains(&element));
     let name = input.name.clone();
-    Ok(Entry { value: Value { name: name.clone(), shape }, name, integer, axes, batch })
+    Ok((Entry { value: Value { name: name.clone(), shape }, name, integer, axes, batch }, fixed))
 }
 
 /// Pictures whose channels come last in the file have them first in the value: those that the file itself turns, and
@@ -73,38 +71,19 @@ fn is_turned(file: &GraphProto, input: &str) -> bool {
     })
 }
 
-fn typed(input: &ValueInfoProto) -> Result<(Option<i64>, SampleShape), String> {
+fn typed(input: &ValueInfoProto, reading: &Reading) -> Result<(Option<i64>, SampleShape), String> {
     let tensor = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()).ok_or("is not a tensor")?;
     let known = data_type::FLOATS.iter().chain(&data_type::INTS).chain([&data_type::BOOL]);
     if !known.clone().any(|&known| known == tensor.elem_type) {
         return Err(format!("has elements of type {}; only numbers are supported", tensor.elem_type));
     }
-    let dims = &tensor.shape.as_ref().ok_or("has no shape")?.dim;
-    let (batch, rest) = dims.split_first().ok_or("has no dimensions")?;
-    if rest.is_empty() || rest.len() >= MAX_RANK {
-        return Err(format!("has {} dimensions; the batch and 1 to {} more are supported", dims.len(), MAX_RANK - 1));
-    }
-    let mut shape = SampleShape::new();
-    for (index, dim) in rest.iter().enumerate() {
-        let found = match &dim.value {
-            Some(dimension_proto::Value::DimValue(number)) => match usize::try_from(*number) {
-                Ok(size) if size > 0 => {
-                    shape.push(size);
-                    continue;
-                }
-                _ => number.to_string(),
-            },
-            Some(dimension_proto::Value::DimParam(symbol)) => format!("`{symbol}`"),
-            None => "unknown".to_owned(),
-        };
-        let index = index + 1;
-        return Err(format!("has dimension {index} {found}; all but the leading batch must be positive numbers"));
-    }
+    let shape = reading.sample_shape(tensor)?;
     if count(&shape).is_none_or(|elements| elements > MAX_ELEMENTS) {
         return Err("is too large".to_owned());
     }
-    let batch = match batch.value {
-        Some(dimension_proto::Value::DimValue(number)) if number > 0 => Some(number),
+    let batch = tensor.shape.as_ref().and_then(|shape| shape.dim.first()?.value.as_ref());
+    let batch = match batch {
+        Some(dimension_proto::Value::DimValue(number)) if *number > 0 => Some(*number),
         _ => None,
     };
     Ok((batch, shape))

@@ -1,22 +1,27 @@
 //! Measuring one qconfig: its metric, its latency, and what is recorded of them.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, hash_map::Entry},
+};
 
 use candle_core::Tensor;
 
 use super::{
     Ledger, Opened, PipelineError, Progress, Stage, TrialFacts,
+    by_program::{Handed, identity},
     keys::{stopped_key, trial_key},
     run::pool,
 };
 use crate::{
     cancel::Cancel,
-    dataset::{Dataset, Part},
+    dataset::{Dataset, DatasetError, Part, Sample},
     engine::{Plan, input_tensor},
-    evaluate::{self, Enough, Evaluation, Gate, Latency, LatencyError, Protocol, Samples, Score},
+    evaluate::{self, Enough, Evaluation, Gate, Latency, LatencyError, Measures, Programs, Protocol, Samples, Score},
     graph::GroupId,
     job::JobSpec,
     kernels::Kernels,
+    pareto,
     ptq::{Calibrated, Converted, LoadSample, SampleError},
     quant::{GroupParameters, QConfigFile},
     search::{Budget, DropInterval, DropKind, GroupTime, Key, Trial},
@@ -37,6 +42,11 @@ impl SplitSamples<'_> {
     fn place(&self, index: usize) -> usize {
         self.order.and_then(|order| order.get(index).copied()).unwrap_or(index)
     }
+
+    /// The `index`th of them, as it is in the data.
+    pub(super) fn sample(&self, index: usize) -> Result<Sample, DatasetError> {
+        self.dataset.load(self.part, self.place(index))
+    }
 }
 
 impl Samples for SplitSamples<'_> {
@@ -45,7 +55,7 @@ impl Samples for SplitSamples<'_> {
     }
 
     fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError> {
-        let sample = self.dataset.load(self.part, self.place(index))?;
+        let sample = self.sample(index)?;
         let x = input_tensor(sample.input, 1, [sample.height, sample.width, sample.channels])?;
         Ok((x, sample.label))
     }
@@ -56,12 +66,15 @@ impl Samples for SplitSamples<'_> {
     }
 }
 
+/// Trials whose latencies are compared at the end, at most.
+const RIVALS: usize = 4;
+
 /// What evaluations showed and the ledger does not keep.
 #[derive(Default)]
 pub(super) struct Seen {
     /// Outputs of fp32 on the search split, where the metric compares with them.
     pub(super) reference: Option<Vec<Vec<f32>>>,
-    /// Margins of the samples that a trial saw, by its groups in fp32.
+    /// Margins of the samples that a trial saw, by its groups in fp32; none where a program measured it.
     pub(super) margins: HashMap<Vec<GroupId>, Vec<f32>>,
 }
 
@@ -73,6 +86,9 @@ pub(super) struct Bench<'a> {
     pub(super) calibrated: &'a Calibrated,
     /// In which the samples of the search split are seen.
     pub(super) order: &'a [usize],
+    /// What runs the programs that a job measures with, and where their files are.
+    pub(super) programs: &'a dyn Programs,
+    pub(super) handed: &'a Handed,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a Cancel,
 }
@@ -108,7 +124,7 @@ impl Bench<'_> {
                 let outside =
                     |seen: &[bool]| may_stop.is_some_and(|baseline| budget.surely_outside(baseline, seen, confidence));
                 let enough: Option<&Enough<'_>> = if may_stop.is_some() { Some(&outside) } else { None };
-                let (evaluation, margins) = self.evaluate(&converted.plan, &mut seen.reference, enough)?;
+                let (evaluation, margins) = self.evaluate(&converted, &mut seen.reference, enough)?;
                 seen.margins.insert(fp32.to_vec(), margins);
                 let all_seen = evaluation.score.total() == self.order.len() as u64;
                 Trial {
@@ -125,19 +141,62 @@ impl Bench<'_> {
         if number == 0 {
             check_baseline(&budget, &trial.evaluation.score)?;
         }
+        let program = self.opened.spec.measure.program(Measures::Latency);
         let protocol = protocol(&self.opened.spec);
-        let here = evaluate::fingerprint(self.kernels, protocol);
+        let mut here = evaluate::fingerprint(self.kernels, protocol);
+        if let Some(program) = &program {
+            here.kernel = identity(&self.opened.spec, program);
+        }
         // Latencies taken elsewhere do not compare with those of this run; the store keeps them.
         let elsewhere = trial.latency.as_ref().is_none_or(|l| l.fingerprint != here);
         if elsewhere && trial.evaluation.score.total() == self.order.len() as u64 {
             self.progress.stage(Stage::Latency { trial: number }, None);
-            trial.latency = self.latency(&converted.plan, protocol)?;
+            trial.latency = match &program {
+                Some(program) => Some(self.latency_by_program(program, number, &converted, here)?),
+                None => self.latency(&converted.plan, protocol)?,
+            };
         }
         let drop = DropInterval::of(baseline.unwrap_or(&trial.evaluation), &trial.evaluation, confidence);
         let facts = self.facts(number, &trial, drop, &converted);
         ledger.record_trial(number, &trial, &facts)?;
         self.progress.trial(number, &trial, &facts);
         Ok(trial)
+    }
+
+    /// Takes the latencies of the trials within the budget again, in turn with each other: what was taken minutes apart
+    /// compares only roughly. The fastest few are enough.
+    pub(super) fn compare(&self, trials: &mut [Trial], ledger: &mut dyn Ledger) -> Result<(), PipelineError> {
+        if self.opened.spec.measure.program(Measures::Latency).is_some() {
+            return Ok(());
+        }
+        let speed_up = |i: &usize| trials[*i].latency.as_ref().and_then(Latency::speed_up);
+        let mut rivals = pareto::within(trials, &self.opened.spec.budget.budget());
+        rivals.retain(|i| speed_up(i).is_some());
+        rivals.sort_by(|a, b| speed_up(b).partial_cmp(&speed_up(a)).unwrap_or(Ordering::Equal));
+        rivals.truncate(RIVALS);
+        rivals.sort_unstable();
+        if rivals.len() < 2 {
+            return Ok(());
+        }
+        self.progress.stage(Stage::Compare { trials: rivals.len() }, None);
+        let networks: Vec<Converted> = rivals
+            .iter()
+            .map(|&i| self.calibrated.convert_without(&self.opened.qconfigs, &trials[i].fp32_groups))
+            .collect();
+        let plans: Vec<&Plan> = networks.iter().map(|network| &network.plan).collect();
+        let (fp32, protocol) = (self.calibrated.engine().fp32_plan(), protocol(&self.opened.spec));
+        let x = self.latency_input(protocol)?;
+        let Some(taken) = evaluate::latencies(&plans, &fp32, &x, self.kernels, protocol, self.cancel)? else {
+            return Ok(());
+        };
+        let (baseline, confidence) = (trials[0].evaluation.clone(), self.opened.spec.budget.confidence);
+        for ((&number, latency), network) in rivals.iter().zip(taken).zip(&networks) {
+            let trial = &mut trials[number];
+            trial.latency = Some(latency);
+            let drop = DropInterval::of(&baseline, &trial.evaluation, confidence);
+            ledger.record_trial(number, trial, &self.facts(number, trial, drop, network))?;
+        }
+        Ok(())
     }
 
     /// What each group takes in all of the starting qconfig and in fp32, measured or found in the ledger. A step that does
@@ -183,7 +242,7 @@ impl Bench<'_> {
     }
 
     /// How many samples each group that is still quantized wins when it is in fp32 beside those of `trial`: most first,
-    /// ties in the order of `ranking`.
+    /// ties in the order of `ranking`. Empty where a program measures the metric, which gives no margins.
     pub(super) fn screen(
         &self,
         trial: &Trial,
@@ -199,9 +258,12 @@ impl Bench<'_> {
             Entry::Vacant(unknown) => {
                 let total = trial.evaluation.score.total() as usize;
                 let as_many = |seen: &[bool]| seen.len() >= total;
-                unknown.insert(self.evaluate(&self.calibrated.convert(&base).plan, reference, Some(&as_many))?.1)
+                unknown.insert(self.evaluate(&self.calibrated.convert(&base), reference, Some(&as_many))?.1)
             }
         };
+        if margins.is_empty() {
+            return Ok(Vec::new());
+        }
         let metric = self.opened.spec.budget.metric;
         let contested =
             Contested { samples: &self.search_split(), metric, fp32: reference.as_deref(), margins: &margins[..] };
@@ -218,29 +280,35 @@ impl Bench<'_> {
     /// The metric over the search split, to the last sample or until `enough` are seen.
     pub(super) fn evaluate(
         &self,
-        plan: &Plan,
+        network: &Converted,
         reference: &mut Option<Vec<Vec<f32>>>,
         enough: Option<&Enough<'_>>,
     ) -> Result<(Evaluation, Vec<f32>), PipelineError> {
-        self.evaluate_on(&self.search_split(), plan, reference, enough)
+        self.evaluate_on(&self.search_split(), network, reference, enough)
     }
 
     /// The metric over these samples, and their margins; `reference` keeps the outputs of fp32 on them, where the metric needs them.
     pub(super) fn evaluate_on(
         &self,
         samples: &SplitSamples<'_>,
-        plan: &Plan,
+        network: &Converted,
         reference: &mut Option<Vec<Vec<f32>>>,
         enough: Option<&Enough<'_>>,
     ) -> Result<(Evaluation, Vec<f32>), PipelineError> {
         let metric = self.opened.spec.budget.metric;
-        let _gate = Gate::compute(self.cancel)?;
+        let gate = Gate::compute(self.cancel)?;
         if metric.compares() && reference.is_none() {
             let fp32 = self.calibrated.engine().fp32_plan();
             *reference = Some(self.pool.install(|| evaluate::outputs(&fp32, samples, self.cancel))?);
         }
-        let advance = |done: u64, correct: Option<u64>| self.progress.advance(done, correct);
         let reference = reference.as_deref();
+        if let Some(program) = self.opened.spec.measure.program(Measures::Metric) {
+            drop(gate);
+            let evaluation = self.evaluate_by_program(&program, samples, network, reference)?;
+            return Ok((evaluation, Vec::new()));
+        }
+        let advance = |done: u64, correct: Option<u64>| self.progress.advance(done, correct);
+        let plan = &network.plan;
         let measure = || evaluate::evaluate(plan, samples, metric, reference, enough, self.cancel, &advance);
         Ok(self.pool.install(measure)?)
     }
@@ -262,14 +330,6 @@ impl Bench<'_> {
     fn facts(&self, number: usize, trial: &Trial, drop: Option<DropInterval>, converted: &Converted) -> TrialFacts {
         let groups = &self.opened.groups;
         let mapping = self.opened.spec.qconfig.with_fp32(groups, &trial.fp32_groups);
-        let parameters = groups.ids().map(|id| match (&self.opened.qconfigs[id.0], &converted.quantization[id.0]) {
-            (Some(qconfig), Some(q)) => {
-                let weight = self.calibrated.engine().quantized_weight(id, q);
-                let scales = weight.as_ref().map(|w| &w.scales.scales[..]);
-                GroupParameters::int8(&groups.get(id).id, qconfig, &q.inputs, &q.output, scales, q.bias.as_deref())
-            }
-            _ => GroupParameters::fp32(&groups.get(id).id),
-        });
         TrialFacts {
             fp32_names: trial.fp32_groups.iter().map(|id| groups.get(*id).id.clone()).collect(),
             drop,
@@ -281,9 +341,23 @@ impl Bench<'_> {
                 trial: number,
                 score: trial.evaluation.score.value(),
                 mapping: mapping.clone(),
-                groups: parameters.collect(),
+                groups: self.parameters(converted),
             },
         }
+    }
+
+    /// What quantizes each group of a network.
+    pub(super) fn parameters(&self, network: &Converted) -> Vec<GroupParameters> {
+        let groups = &self.opened.groups;
+        let of = |id: GroupId| match (&self.opened.qconfigs[id.0], &network.quantization[id.0]) {
+            (Some(qconfig), Some(q)) => {
+                let weight = self.calibrated.engine().quantized_weight(id, q);
+                let scales = weight.as_ref().map(|w| &w.scales.scales[..]);
+                GroupParameters::int8(&groups.get(id).id, qconfig, &q.inputs, &q.output, scales, q.bias.as_deref())
+            }
+            _ => GroupParameters::fp32(&groups.get(id).id),
+        };
+        groups.ids().map(of).collect()
     }
 }
 

@@ -33,7 +33,11 @@ pub fn model_facts(model: &Model, groups: &Groups) -> serde_json::Value {
         "nodes": graph.nodes.len(),
         "macs": macs(graph),
         "parameters": parameters(graph),
+        "input_name": graph.value(graph.input).name,
         "input": graph.value(graph.input).shape,
+        "channels_last": model.channels_last,
+        "integer_input": model.integer_input,
+        "output_names": graph.outputs.iter().map(|value| &graph.value(*value).name).collect::<Vec<_>>(),
         "outputs": graph.outputs.iter().map(|value| &graph.value(*value).shape).collect::<Vec<_>>(),
         "groups": groups.all().iter().map(group).collect::<Vec<_>>(),
     })

@@ -2,17 +2,19 @@
 
 use sha2::{Digest, Sha256};
 
-use super::Opened;
+use super::{Opened, by_program::identity};
 use crate::{
     engine::GroupQuantization,
+    evaluate::Measures,
     kernels::NUMERICS_VERSION,
+    onnx::Reading,
     ptq::Converted,
     search::{Budget, Key},
     sensitivity::{Analysis, RankBy},
 };
 
-/// Identity of a trial: model, ordered samples with their preprocessing, every group's parameters, metric, and
-/// the version of the numerics. Budget and limits are not in it.
+/// Identity of a trial: model, ordered samples with their preprocessing, every group's parameters, metric, the
+/// program that measures it if one does, and the version of the numerics. Budget and limits are not in it.
 pub(super) fn trial_key(opened: &Opened, converted: &Converted) -> Key {
     let mut hasher = Sha256::new();
     hasher.update(b"qtuned trial 2\0");
@@ -20,6 +22,11 @@ pub(super) fn trial_key(opened: &Opened, converted: &Converted) -> Key {
     hasher.update(opened.spec.search.seed.to_le_bytes());
     hasher.update([opened.spec.budget.metric as u8]);
     hash_network(&mut hasher, opened, converted);
+    // Behind all else, so that the keys of what the engine measures stay.
+    if let Some(program) = opened.spec.measure.program(Measures::Metric) {
+        hasher.update(b"program\0");
+        hasher.update(identity(&opened.spec, &program));
+    }
     Key(hasher.finalize().into())
 }
 
@@ -51,6 +58,11 @@ pub(super) fn sensitivity_key(opened: &Opened, start: &Converted, analysis: &Ana
 fn hash_network(hasher: &mut Sha256, opened: &Opened, converted: &Converted) {
     hasher.update(NUMERICS_VERSION.to_le_bytes());
     hasher.update(opened.model.digest);
+    let reading = opened.spec.model.reading();
+    if reading != Reading::default() {
+        // Every field, in a fixed order.
+        hasher.update(format!("{reading:?}"));
+    }
     for quantization in &converted.quantization {
         let Some(GroupQuantization { inputs, output, weight, bias, .. }) = quantization else {
             hasher.update([0]);

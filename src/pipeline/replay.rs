@@ -3,13 +3,14 @@
 use super::{
     Opened, PipelineError, Progress, Stage,
     bench::Bench,
+    by_program::Handed,
     keys::{stopped_key, trial_key},
     run::{calibrate, pool},
 };
 use crate::{
     cancel::Cancel,
     dataset::{Part, permutation},
-    evaluate::{Enough, Evaluation},
+    evaluate::{Enough, Evaluation, Programs},
     kernels::Kernels,
     search::Trial,
 };
@@ -41,6 +42,7 @@ pub fn replay(
     opened: &Opened,
     threads: usize,
     trial: &Trial,
+    programs: &dyn Programs,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Replay, PipelineError> {
@@ -48,7 +50,8 @@ pub fn replay(
     let kernels = Kernels::detect()?;
     let calibrated = calibrate(opened, &pool, kernels, progress, cancel)?;
     let order = permutation(opened.dataset.len(Part::Search), opened.spec.search.seed);
-    let bench = Bench { opened, pool: &pool, kernels, calibrated: &calibrated, order: &order, progress, cancel };
+    let (pool, calibrated, order, handed) = (&pool, &calibrated, &order, &Handed::default());
+    let bench = Bench { opened, pool, kernels, calibrated, order, programs, handed, progress, cancel };
     let converted = calibrated.convert_without(&opened.qconfigs, &trial.fp32_groups);
     let (whole, recorded) = (trial_key(opened, &converted), trial.evaluation.score.total());
     let spec = &opened.spec.budget;
@@ -57,7 +60,7 @@ pub fn replay(
     let seen_all = recorded >= order.len() as u64;
     let as_many = |seen: &[bool]| seen.len() as u64 >= recorded;
     let enough: Option<&Enough<'_>> = if seen_all { None } else { Some(&as_many) };
-    let (evaluation, _) = bench.evaluate(&converted.plan, &mut None, enough)?;
+    let (evaluation, _) = bench.evaluate(&converted, &mut None, enough)?;
     Ok(Replay {
         same_key: trial.key == if seen_all { whole } else { stopped },
         differing: differing(&trial.evaluation, &evaluation),

@@ -1,20 +1,25 @@
 //! The flow: open, calibrate, rank, then measure what the search proposes until it has ended.
 
+use std::{io, path::PathBuf};
+
 use super::{
     Certificate, GroupFacts, Ledger, LedgerError, Outcome, Progress, Resolution, Stage,
+    analyze::{measure, observe},
     bench::{Bench, Seen, SplitSamples},
+    by_program::Handed,
     keys::sensitivity_key,
 };
 use crate::{
     cancel::{Cancel, Cancelled},
     dataset::{Dataset, DatasetError, Part, permutation},
-    evaluate::{EvaluateError, Gate, LatencyError, Samples},
+    evaluate::{EvaluateError, LatencyError, ProgramError, Programs, Samples},
+    export::ExportError,
     graph::{GroupId, Groups},
     job::{Job, JobSpec, LockedHashes},
     kernels::{KernelError, Kernels},
-    onnx::{self, Model, OnnxError},
+    onnx::{Model, OnnxError},
     pareto,
-    ptq::{self, Calibrated, CalibrationError, LoadSample},
+    ptq::{Calibrated, CalibrationError, LoadSample},
     quant::{MappingError, QConfig},
     search::{Findings, Finish, Key, Proposal, Ranked, Screened, Search, StrategyKind, Trial, by_noise_for_time},
     sensitivity::{self, Analysis, GroupSensitivity, SensitivityError},
@@ -23,6 +28,8 @@ use crate::{
 /// A job whose model and data have been read and fit together.
 pub struct Opened {
     pub(super) spec: JobSpec,
+    /// The model's file.
+    pub(super) path: PathBuf,
     pub(super) model: Model,
     pub(super) dataset: Dataset,
     pub(super) groups: Groups,
@@ -83,6 +90,21 @@ pub enum PipelineError {
     /// A latency could not be taken.
     #[error("measuring latency failed")]
     Latency(#[source] LatencyError),
+    /// A network could not be exported for the program that measures it.
+    #[error("exporting a trial for the program that measures it failed")]
+    Export(#[source] ExportError),
+    /// What a program reads could not be written.
+    #[error("writing `{}` for a program failed", path.display())]
+    Hand {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A program did not measure.
+    #[error("measuring with a program failed")]
+    Program(#[source] ProgramError),
     /// fp32 is right so seldom that a drop relative to it means nothing.
     #[error("budget.drop: relative to fp32, which is right on {correct} of {total} samples only; use `absolute`")]
     Baseline {
@@ -126,13 +148,15 @@ stage_error!(Calibration, CalibrationError);
 stage_error!(Sensitivity, SensitivityError);
 stage_error!(Evaluate, EvaluateError);
 stage_error!(Latency, LatencyError);
+stage_error!(Program, ProgramError);
 
 /// Reads a job's model and data and checks that they, and the qconfig, fit together.
 ///
 /// # Errors
 /// The first thing that does not; [`PipelineError::Cancelled`] when it was asked to stop.
 pub fn open(job: &Job, cancel: &Cancel) -> Result<Opened, PipelineError> {
-    let model = onnx::load(&job.resolve(&job.spec.model.onnx))?;
+    let path = job.resolve(&job.spec.model.onnx);
+    let model = job.spec.model.reading().load(&path)?;
     cancel.check()?;
     let dataset = Dataset::open(&job.spec.data, &job.folder, job.root.as_deref(), cancel)?;
     let [height, width, channels] = dataset.shape();
@@ -153,8 +177,9 @@ pub fn open(job: &Job, cancel: &Cancel) -> Result<Opened, PipelineError> {
         search: Key(search_digest).to_string(),
         certify: Key(digest(Part::Certify)?).to_string(),
     };
-    let spec = job.spec.clone();
-    Ok(Opened { spec, model, dataset, groups, qconfigs, hashes, search_digest, calibrate_digest })
+    let mut spec = job.spec.clone();
+    spec.measure.programs.folder = job.program_folder();
+    Ok(Opened { spec, path, model, dataset, groups, qconfigs, hashes, search_digest, calibrate_digest })
 }
 
 impl Opened {
@@ -193,6 +218,7 @@ pub fn run(
     opened: &Opened,
     threads: usize,
     ledger: &mut dyn Ledger,
+    programs: &dyn Programs,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Outcome, PipelineError> {
@@ -201,7 +227,6 @@ pub fn run(
     let calibrated = calibrate(opened, &pool, kernels, progress, cancel)?;
     let calibrate = calibration(opened);
     let load = |index: usize| calibrate.load(index).map(|(x, _)| x);
-    let advance = |done: u64| progress.advance(done, None);
 
     let start = calibrated.convert(&opened.qconfigs);
     let samples = opened.spec.sensitivity.samples.min(calibrate.len());
@@ -211,9 +236,7 @@ pub fn run(
     let sensitivities = match ledger.sensitivities(&key)? {
         Some(known) => known,
         None => {
-            progress.stage(Stage::Sensitivity, Some(samples as u64));
-            let _gate = Gate::compute(cancel)?;
-            let measured = pool.install(|| sensitivity::analyze(&calibrated, analysis, &load, cancel, &advance))?;
+            let measured = measure(&calibrated, analysis, &load, &pool, progress, cancel)?;
             ledger.record_sensitivities(&key, &group_facts(&opened.groups, &measured))?;
             measured
         }
@@ -224,13 +247,25 @@ pub fn run(
     ranked.sort_by_key(place);
     progress.sensitivities(&ranked);
 
-    let order = permutation(opened.dataset.len(Part::Search), opened.spec.search.seed);
-    let bench = Bench { opened, pool: &pool, kernels, calibrated: &calibrated, order: &order, progress, cancel };
+    let seen = permutation(opened.dataset.len(Part::Search), opened.spec.search.seed);
+    let handed = Handed::default();
+    let bench = Bench {
+        opened,
+        pool: &pool,
+        kernels,
+        calibrated: &calibrated,
+        order: &seen,
+        programs,
+        handed: &handed,
+        progress,
+        cancel,
+    };
     let order = match opened.spec.search.strategy {
         StrategyKind::LatencyAware => by_noise_for_time(&sensitivities, &bench.group_times(&start, &key, ledger)?),
         StrategyKind::Greedy | StrategyKind::Bisect | StrategyKind::Adaptive => ranking,
     };
-    let (trials, finish) = search(&bench, order, samples, &load, ledger)?;
+    let (mut trials, finish) = search(&bench, order, samples, &load, ledger)?;
+    bench.compare(&mut trials, ledger)?;
     let budget = opened.spec.budget.budget();
     let front = pareto::front(&trials);
     let finalists = pareto::finalists(&trials, &budget);
@@ -248,7 +283,7 @@ pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, PipelineError> {
     pool.map_err(|source| PipelineError::Threads { threads, source })
 }
 
-fn calibration(opened: &Opened) -> SplitSamples<'_> {
+pub(super) fn calibration(opened: &Opened) -> SplitSamples<'_> {
     SplitSamples { dataset: &opened.dataset, part: Part::Calibrate, order: None }
 }
 
@@ -262,11 +297,7 @@ pub(super) fn calibrate(
 ) -> Result<Calibrated, PipelineError> {
     let calibrate = calibration(opened);
     let load = |index: usize| calibrate.load(index).map(|(x, _)| x);
-    let prepared = ptq::prepare(opened.model.graph.clone(), kernels);
-    progress.stage(Stage::Calibrate, Some(calibrate.len() as u64));
-    let _gate = Gate::compute(cancel)?;
-    let observe = || prepared.calibrate(calibrate.len(), &load, cancel, &|done| progress.advance(done, None));
-    Ok(pool.install(observe)?)
+    observe(&opened.model.graph, kernels, calibrate.len(), &load, pool, progress, cancel)
 }
 
 /// Measures what the search proposes until it has ended.
@@ -309,7 +340,7 @@ fn search(
     }
 }
 
-fn group_facts(groups: &Groups, sensitivities: &[GroupSensitivity]) -> Vec<GroupFacts> {
+pub(super) fn group_facts(groups: &Groups, sensitivities: &[GroupSensitivity]) -> Vec<GroupFacts> {
     let facts = |id: GroupId| {
         let group = groups.get(id);
         GroupFacts {

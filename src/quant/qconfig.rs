@@ -1,5 +1,6 @@
 //! How one group is quantized, and the presets.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a group's activations and weights are quantized: PyTorch's `QConfig`.
@@ -13,7 +14,7 @@ pub struct QConfig {
 }
 
 /// How activations are quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ActivationSpec {
     /// Integer type.
@@ -33,7 +34,7 @@ pub struct ActivationSpec {
 }
 
 /// How weights are quantized. Always symmetric: zero point 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightSpec {
     /// Integer type.
@@ -52,7 +53,7 @@ pub struct WeightSpec {
 }
 
 /// Integer type of activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationDtype {
     /// Unsigned, 0..=255.
@@ -62,7 +63,7 @@ pub enum ActivationDtype {
 }
 
 /// How scale and zero point of an activation follow from its range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationScheme {
     /// Any zero point.
@@ -72,7 +73,7 @@ pub enum ActivationScheme {
 }
 
 /// What calibration keeps of a tensor to choose its range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ObserverKind {
     /// Smallest and largest element.
@@ -82,7 +83,7 @@ pub enum ObserverKind {
 }
 
 /// Integer type of weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightDtype {
     /// Signed 8-bit.
@@ -90,7 +91,7 @@ pub enum WeightDtype {
 }
 
 /// Granularity of weight scales.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightScheme {
     /// One scale for the whole tensor.
@@ -100,7 +101,7 @@ pub enum WeightScheme {
 }
 
 /// A named starting qconfig.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
     /// 8-bit histogram activations, per-channel weights.

@@ -76,8 +76,11 @@ impl Document {
     }
 }
 
-/// The table of groups.
-fn groups_csv(groups: &[GroupRow]) -> Result<Vec<u8>, csv::Error> {
+/// The table of groups, in the order given.
+///
+/// # Errors
+/// A row that cannot be written.
+pub fn groups_csv(groups: &[GroupRow]) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record([
         "position",

@@ -3,11 +3,12 @@
 /// The style of page and report.
 pub(super) const STYLE: &str = include_str!("page/style.css");
 /// What draws a job, each module before those that import it; shared by page and report.
-pub(super) const MODULES: [&str; 5] = [ELEMENTS, PICTURES, TRIALS, GROUPS, JOB];
+pub(super) const MODULES: [&str; 6] = [ELEMENTS, PICTURES, TRIALS, GROUPS, DEPLOYMENT, JOB];
 const ELEMENTS: &str = include_str!("page/elements.js");
 const PICTURES: &str = include_str!("page/pictures.js");
 const TRIALS: &str = include_str!("page/trials.js");
 const GROUPS: &str = include_str!("page/groups.js");
+const DEPLOYMENT: &str = include_str!("page/deployment.js");
 const JOB: &str = include_str!("page/job.js");
 /// Chart.js, MIT; see `page/chart.LICENSE.md`.
 pub(super) const CHART: &str = include_str!("page/chart.umd.min.js");
@@ -28,6 +29,7 @@ pub fn asset(path: &str) -> Option<(&'static str, &'static [u8])> {
         "/pictures.js" => (SCRIPT, PICTURES),
         "/trials.js" => (SCRIPT, TRIALS),
         "/groups.js" => (SCRIPT, GROUPS),
+        "/deployment.js" => (SCRIPT, DEPLOYMENT),
         "/job.js" => (SCRIPT, JOB),
         "/chart.umd.min.js" => (SCRIPT, CHART),
         "/icon.svg" => ("image/svg+xml", include_str!("page/icon.svg")),

@@ -216,7 +216,7 @@ fn the_page_is_whole() {
         assert!(page::asset(path).is_some(), "{path}");
     }
     let import = regex::Regex::new("from \"\\.([^\"]*)\"").unwrap();
-    for module in ["/app.js", "/job.js", "/groups.js", "/trials.js", "/pictures.js", "/elements.js"] {
+    for module in ["/app.js", "/job.js", "/deployment.js", "/groups.js", "/trials.js", "/pictures.js", "/elements.js"] {
         for imported in import.captures_iter(&asset(module)) {
             assert!(page::asset(&imported[1]).is_some(), "{}", &imported[1]);
         }

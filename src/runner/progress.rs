@@ -42,6 +42,7 @@ impl Progress for Announcer {
             Stage::Replay => ("replay", None, None),
             Stage::Rank { .. } => ("rank", None, None),
             Stage::Screen { .. } => ("screen", None, None),
+            Stage::Compare { .. } => ("compare", None, None),
             Stage::Certify { trial } => ("certify", Some(*trial), None),
             Stage::Latency { trial } => ("latency", Some(*trial), None),
         };

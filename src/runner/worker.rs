@@ -16,9 +16,10 @@ use tokio::{
 };
 use utoipa::ToSchema;
 
-use super::{EXIT_FAILED, Run, RunError, Stopped, bury_the_gone, one_line, progress::Silent, this_process};
+use super::{EXIT_FAILED, Processes, Run, RunError, Stopped, bury_the_gone, one_line, progress::Silent, this_process};
 use crate::{
     cancel::Cancel,
+    evaluate::Programs,
     job::{Job, JobLock},
     pipeline::{self, Ledger, Opened, Outcome, PipelineError, Progress, Stage},
     store::{JobEnd, JobId, Store, StoreError, is_full},
@@ -81,10 +82,11 @@ pub fn search(
     opened: &Opened,
     threads: usize,
     ledger: &mut dyn Ledger,
+    programs: &dyn Programs,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Outcome, Stopped> {
-    pipeline::run(opened, threads, ledger, progress, cancel).map_err(stopped)
+    pipeline::run(opened, threads, ledger, programs, progress, cancel).map_err(stopped)
 }
 
 /// The flow of a job that was submitted: reads its files again first.
@@ -92,12 +94,13 @@ fn search_locked(
     lock: &JobLock,
     threads: usize,
     ledger: &mut dyn Ledger,
+    programs: &dyn Programs,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Outcome, Stopped> {
     progress.stage(Stage::Import, None);
     let opened = open_locked(lock, cancel)?;
-    search(&opened, threads, ledger, progress, cancel)
+    search(&opened, threads, ledger, programs, progress, cancel)
 }
 
 /// Reads the files of a locked job again.
@@ -142,6 +145,7 @@ pub struct Health {
 pub struct Workshop {
     store: Store,
     threads: usize,
+    programs: Processes,
     stop: Cancel,
     wake: Notify,
     busy: AtomicUsize,
@@ -149,10 +153,10 @@ pub struct Workshop {
 }
 
 impl Workshop {
-    /// For workers with `threads` threads each, until `stop` is set.
-    pub fn new(store: Store, threads: usize, stop: Cancel) -> Arc<Workshop> {
+    /// For workers with `threads` threads each, until `stop` is set. `programs` run those that jobs measure with.
+    pub fn new(store: Store, threads: usize, programs: Processes, stop: Cancel) -> Arc<Workshop> {
         let (busy, paused) = (AtomicUsize::new(0), Mutex::new(None));
-        Arc::new(Workshop { store, threads, stop, wake: Notify::new(), busy, paused })
+        Arc::new(Workshop { store, threads, programs, stop, wake: Notify::new(), busy, paused })
     }
 
     /// Makes an idle worker look into the queue at once.
@@ -213,11 +217,12 @@ impl Workshop {
             Err(error) => return Err(error.into()),
         };
         let (id, lock, threads) = (claimed.job.id, claimed.lock.clone(), self.threads);
+        let programs = self.programs.clone();
         tracing::info!(job = id.0, name = lock.job.name, continued = claimed.job.continued, "starts");
         self.busy.fetch_add(1, Ordering::Relaxed);
         let flow = move |ledger: &mut dyn Ledger, progress: &dyn Progress, cancel: &Cancel| {
             let _permit = permit;
-            search_locked(&lock, threads, ledger, progress, cancel)
+            search_locked(&lock, threads, ledger, &programs, progress, cancel)
         };
         let ran = match Run::claimed(&self.store, claimed).await {
             Ok(run) => run.go(Arc::new(Silent), &self.stop, flow).await,

@@ -5,6 +5,7 @@
 //! address each request needs a token.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -29,7 +30,10 @@ use utoipa::{
 };
 
 use super::{Problem, Shared};
-use crate::{job::Job, report::page};
+use crate::{
+    job::{Job, JobSpec},
+    report::page,
+};
 
 /// Shortest token.
 const MIN_TOKEN: usize = 16;
@@ -98,6 +102,8 @@ pub struct Access {
     loopback: bool,
     /// What jobs may read; without it, everything on loopback and nothing elsewhere.
     data_root: Option<PathBuf>,
+    /// Names of the programs that jobs may measure with.
+    targets: BTreeSet<String>,
 }
 
 impl Access {
@@ -117,12 +123,42 @@ impl Access {
         }
         let whole =
             |path: &Path| path.canonicalize().map_err(|source| AccessError::DataRoot { path: path.to_owned(), source });
-        Ok(Access { tokens, loopback, data_root: data_root.map(whole).transpose()? })
+        Ok(Access { tokens, loopback, data_root: data_root.map(whole).transpose()?, targets: BTreeSet::new() })
+    }
+
+    /// With names of programs that jobs may measure with.
+    pub fn with_targets(self, targets: impl IntoIterator<Item = String>) -> Access {
+        Access { targets: targets.into_iter().collect(), ..self }
+    }
+
+    /// Refuses a job that would start a program of its own: whoever may send jobs may not run what they like.
+    pub(super) fn check_programs(&self, job: &JobSpec) -> Result<(), Problem> {
+        if let Some(place) = job.measure.own_program() {
+            let detail = "expected none: a job that comes over the network measures with a program that this server \
+                          registers (serve --allow-target), named as `target`";
+            return Err(Problem::field(place, detail));
+        }
+        let named = [
+            ("measure.latency.target", &job.measure.latency.target),
+            ("measure.metric.target", &job.measure.metric.target),
+        ];
+        match named.into_iter().find(|(_, name)| name.as_ref().is_some_and(|name| !self.targets.contains(name))) {
+            None => Ok(()),
+            Some((place, _)) if self.targets.is_empty() => {
+                Err(Problem::field(place, "expected none: this server registers no program (serve --allow-target)"))
+            }
+            Some((place, name)) => {
+                let known = self.targets.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                let found = name.as_deref().unwrap_or_default();
+                Err(Problem::field(place, format!("expected one of {known}, found `{}`", found.escape_debug())))
+            }
+        }
     }
 
     /// The job with whole paths, when it reads and writes only where it may: below the folder of the files that came
     /// with it, or else below the data root.
     pub(super) fn confine(&self, mut job: Job, uploaded: Option<&Path>) -> Result<Job, Problem> {
+        self.check_programs(&job.spec)?;
         let root = match uploaded.or(self.data_root.as_deref()) {
             None if self.loopback => return Ok(job),
             root => root,
@@ -355,5 +391,34 @@ mod tests {
             assert_eq!(confine(outside, "").unwrap_err(), "model.onnx", "{outside}");
         }
         assert_eq!(confine("m.onnx", ", output: /tmp/x").unwrap_err(), "output");
+    }
+
+    #[test]
+    fn jobs_measure_with_registered_programs_only() {
+        let confine = |targets: &[&str], measure: &str| {
+            let access = Access::new("127.0.0.1:0".parse().unwrap(), None, None).unwrap();
+            let access = access.with_targets(targets.iter().map(|name| (*name).to_owned()));
+            let text = format!(
+                "{{name: a, model: {{onnx: m}}, data: {{images: {{csv: a.csv}}, split: {{calibrate: 1}}}}, \
+                 budget: {{max_drop: 0.1}}, measure: {measure}}}"
+            );
+            let spec = crate::job::parse(&text, &[]).unwrap();
+            let confined = access.confine(Job { spec, folder: PathBuf::new(), root: None }, None);
+            confined.map(drop).map_err(|problem| (problem.field.unwrap(), problem.detail))
+        };
+        assert_eq!(confine(&["phone"], "{latency: {target: phone}}"), Ok(()));
+        for (place, measure) in [
+            ("measure.latency.command", "{latency: {command: [sh, -c, id, '{model}']}}"),
+            ("measure.metric.command", "{metric: {command: [sh, '{model}']}}"),
+            ("measure.programs.folder", "{programs: {folder: /}}"),
+            ("measure.latency.target", "{latency: {target: watch}}"),
+            ("measure.metric.target", "{metric: {target: Phone}}"),
+        ] {
+            for targets in [&["phone"][..], &[]] {
+                assert_eq!(confine(targets, measure).unwrap_err().0, place);
+            }
+        }
+        let (_, detail) = confine(&["phone", "board"], "{latency: {target: watch}}").unwrap_err();
+        assert!(detail.contains("expected one of board, phone, found `watch`"), "{detail}");
     }
 }

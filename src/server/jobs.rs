@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cancel::Cancel,
-    job::{self, Job},
+    job::{self, Job, JobLock},
     runner,
     store::{GroupRow, JobDetail, JobFilter, JobId, JobRow, JobState, LogLine, Submission, TrialSummary},
 };
@@ -261,6 +261,10 @@ pub(super) async fn cancel(State(shared): State<Shared>, Path(id): Path<i64>) ->
     (status = "4XX", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn retry(State(shared): State<Shared>, Path(id): Path<i64>) -> Result<Json<JobRow>, Problem> {
+    let lock: JobLock = serde_yaml::from_str(&shared.store.job(JobId(id)).await?.lock)
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    // One that was started here, by somebody who may run what they like, is not started again from afar.
+    shared.access.check_programs(&lock.job)?;
     shared.store.retry(JobId(id)).await?;
     shared.workshop.wake();
     Ok(Json(shared.store.job(JobId(id)).await?))

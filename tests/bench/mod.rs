@@ -155,3 +155,16 @@ pub(crate) fn in_state(state: &str) -> impl Fn(&Value) -> bool {
 pub(crate) fn at_stage(stage: &str) -> impl Fn(&Value) -> bool {
     move |job| job["progress"]["stage"] == stage
 }
+
+/// Writes an array of f32 as numpy does.
+pub(crate) fn write_npy(path: &Path, dims: &[usize], values: &[f32]) {
+    let shape: String = dims.iter().map(|dim| format!("{dim}, ")).collect();
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}");
+    header += &" ".repeat(127 - (10 + header.len()) % 64);
+    header += "\n";
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    fs::write(path, bytes).unwrap();
+}

@@ -1,11 +1,11 @@
 """Writes onnxruntime_kernels.json: small integer operators as ONNX Runtime computes them.
 
-    pip install onnxruntime==1.23.0 onnx numpy && python onnxruntime_kernels.py
+    pip install onnxruntime==1.32.0 onnx numpy && python onnxruntime_kernels.py
 
 Data come from a fixed seed. Graph optimizations are off, so that each operator runs as it is named. ConvInteger gets
 its weights as u8 with zero point 128: ONNX Runtime has no u8 x s8 ConvInteger on CPUs. QLinearConv gets u8 x s8 with
 weights in -64..63: on CPUs without VNNI, ONNX Runtime multiplies u8 x s8 with sums in s16 that saturate beyond that.
-Layouts are ONNX's (NCHW, OIHW).
+QLinearAdd and QLinearMul are those of a CPU with AVX2. Layouts are ONNX's (NCHW, OIHW).
 """
 
 import json
@@ -94,16 +94,26 @@ def quantizations():
         yield {"scale": float(scale), "zero_point": int(zero_point), "x": flat(x), "y": flat(y), "back": flat(back)}
 
 
-def additions():
-    for _ in range(4):
-        a, b = (random.integers(0, 256, 200, dtype=np.uint8) for _ in range(2))
-        scales = [np.float32(s) for s in random.uniform(0.01, 0.1, 3)]
-        zeros = [np.uint8(z) for z in random.integers(0, 256, 3)]
+def pairs(op, random):
+    """Sums or products of two integers. Of all pairs those are kept whose exact result is next to the middle between two
+    integers, where the order of rounding shows, and some others; every other case has scales that make many ties."""
+    a, b = (axis.reshape(-1).astype(np.uint8) for axis in np.meshgrid(np.arange(256), np.arange(256)))
+    for case in range(12):
+        scales = random.uniform(0.01, 0.1, 3).astype(np.float32)
+        if case % 2:
+            scales = scales[0] * random.choice([0.5, 0.75, 1, 1.5, 2, 3], 3).astype(np.float32)
+        if op == "QLinearMul":
+            scales[2] *= np.float32(5)
+        zeros = random.integers(0, 256, 3, dtype=np.uint8)
         inputs = [a, scales[0], zeros[0], b, scales[1], zeros[1], scales[2], zeros[2]]
-        y = run("QLinearAdd", [np.asarray(i) for i in inputs], TensorProto.UINT8, domain="com.microsoft")
+        y = run(op, [np.asarray(i) for i in inputs], TensorProto.UINT8, domain="com.microsoft")
+        own = [(q.astype(np.float64) - float(z)) * float(s) for q, z, s in zip((a, b), zeros, scales)]
+        exact = (own[0] + own[1] if op == "QLinearAdd" else own[0] * own[1]) / float(scales[2]) + float(zeros[2])
+        close = np.flatnonzero((np.abs(exact - np.floor(exact) - 0.5) < 2e-5) & (exact > -1) & (exact < 256))
+        kept = np.concatenate([random.permutation(close)[:90], random.integers(0, a.size, 30)])
         yield {
-            "a": flat(a), "b": flat(b), "scales": [float(s) for s in scales], "zero_points": [int(z) for z in zeros],
-            "y": flat(y),
+            "a": flat(a[kept]), "b": flat(b[kept]), "scales": [float(s) for s in scales],
+            "zero_points": [int(z) for z in zeros], "y": flat(y[kept]),
         }
 
 
@@ -111,7 +121,8 @@ document = {
     "made_by": f"onnxruntime {ort.__version__}, CPUExecutionProvider; see onnxruntime_kernels.py",
     "convolutions": list(convolutions()),
     "quantizations": list(quantizations()),
-    "additions": list(additions()),
+    "additions": list(pairs("QLinearAdd", np.random.default_rng(21))),
+    "products": list(pairs("QLinearMul", np.random.default_rng(22))),
 }
 path = pathlib.Path(__file__).with_suffix(".json")
 path.write_text(json.dumps(document, separators=(",", ":")) + "\n")

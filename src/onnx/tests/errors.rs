@@ -52,12 +52,15 @@ fn graphs_without_a_clear_way_in_or_out() {
     assert_eq!(error(&relu().output("z").bytes()), "output `z` of the graph is written by no node");
     let mut two = relu();
     two.graph().input.push(tensor_value("z", data_type::FLOAT, vec![]));
-    assert_eq!(two.clone().error(), "the graph must have one input; it has 2: `x`, `z`");
+    assert_eq!(
+        two.clone().error(),
+        "the graph has 2 inputs: `x`, `z`; samples go to one of them (model.input), the others are a number each (model.fixed)"
+    );
     // An initializer that is listed as an input too is a constant.
     two.weight("z", &[1]).import();
     let mut none = relu();
     none.graph().input.clear();
-    assert_eq!(none.error(), "the graph must have one input; it has none");
+    assert_eq!(none.error(), "the graph has no input for samples; it has no inputs");
 }
 
 #[test]
@@ -73,7 +76,7 @@ fn inputs() {
     };
     let number = |n| Some(dimension_proto::Value::DimValue(n));
     let symbol = Some(dimension_proto::Value::DimParam("H".to_owned()));
-    let rule = "all but the leading batch must be positive numbers";
+    let rule = "all but the leading batch must be positive numbers: model.shape says the shape of a sample";
     let float = data_type::FLOAT;
     assert_eq!(typed(float, vec![None, symbol]), format!("input `x` has dimension 1 `H`; {rule}"));
     assert_eq!(typed(float, vec![None, number(3), None]), format!("input `x` has dimension 2 unknown; {rule}"));

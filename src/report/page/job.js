@@ -5,6 +5,7 @@
 import { NONE, bytes, download, duration, h, milliseconds, or, plural, points, score, time } from "./elements.js";
 import { drawGroups, drawDifference } from "./groups.js";
 import { KINDS, Picture, legend } from "./pictures.js";
+import { drawDeployment } from "./deployment.js";
 import { inFp32, drawTrials, drawTrialTable } from "./trials.js";
 
 const METRICS = { top1: "Top-1", top5: "Top-5", agreement: "Agreement with fp32", sqnr: "SQNR of the output" };
@@ -32,6 +33,7 @@ export class JobView {
     this.groupTable = h("div");
     this.trialTable = h("div");
     this.difference = h("div");
+    this.deployment = h("section", { hidden: true });
     this.facts = h("dl", { className: "facts" });
     this.links = h("div", { className: "links" });
     this.more = h("button", {
@@ -136,6 +138,7 @@ export class JobView {
         h("div", { className: "tools" }, this.selects[0], "against", this.selects[1]),
         this.difference,
       ),
+      this.deployment,
       section("About this job", null, this.facts, this.links),
     );
     root.replaceChildren(this.head, this.body);
@@ -167,6 +170,7 @@ export class JobView {
     drawTrialTable(this);
     this.fillSelects();
     drawDifference(this);
+    drawDeployment(this);
     this.drawFacts();
   }
 

@@ -1,0 +1,65 @@
+//! How a model that comes without a job is read, where its file leaves something open.
+
+use clap::Args;
+
+use crate::onnx::Reading;
+
+/// As `model:` of a job.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Where the model's file leaves something open, as in `model:` of a job")]
+pub(super) struct ReadingArgs {
+    /// The input that samples go to, where there are several
+    #[arg(long, value_name = "NAME")]
+    model_input: Option<String>,
+
+    /// Shape of one sample in the order of the file, such as 3x224x224
+    #[arg(long, value_name = "SHAPE", value_parser = shape)]
+    model_shape: Option<Shape>,
+
+    /// Another input, filled with a number. May be given more than once
+    #[arg(long, value_name = "NAME=NUMBER", value_parser = fixed)]
+    model_fixed: Vec<(String, f64)>,
+
+    /// The output that counts, where there are several; what only others need is left out
+    #[arg(long, value_name = "NAME")]
+    model_output: Option<String>,
+}
+
+/// Sizes of a sample.
+#[derive(Clone, Debug)]
+struct Shape(Vec<usize>);
+
+fn shape(text: &str) -> Result<Shape, &'static str> {
+    let size = |part: &str| part.parse().ok().filter(|&size| (1..=1 << 20).contains(&size));
+    let sizes: Option<Vec<usize>> = text.split(['x', '×', ',']).map(size).collect();
+    sizes.map(Shape).ok_or("expected sizes without the batch, such as 3x224x224")
+}
+
+fn fixed(text: &str) -> Result<(String, f64), &'static str> {
+    const EXPECTED: &str = "expected NAME=NUMBER, such as training=0";
+    let (name, number) = text.rsplit_once('=').ok_or(EXPECTED)?;
+    let number = number.parse().ok().filter(|number: &f64| number.is_finite()).ok_or(EXPECTED)?;
+    Ok((name.to_owned(), number))
+}
+
+impl ReadingArgs {
+    pub(super) fn reading(&self) -> Reading {
+        Reading {
+            input: self.model_input.clone(),
+            shape: self.model_shape.clone().map(|shape| shape.0),
+            fixed: self.model_fixed.iter().cloned().collect(),
+            output: self.model_output.clone(),
+        }
+    }
+
+    /// A flag that is given, where one is.
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--model-input", self.model_input.is_some()),
+            ("--model-shape", self.model_shape.is_some()),
+            ("--model-fixed", !self.model_fixed.is_empty()),
+            ("--model-output", self.model_output.is_some()),
+        ];
+        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+}
