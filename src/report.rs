@@ -122,12 +122,11 @@ impl JobReport {
         let groups = store.job_groups(job.id).await?;
         let trials = store.summaries(job.id).await?;
         let certificate = store.certificate(job.id).await?;
-        let mut report = JobReport::new(job, groups, trials, certificate.as_ref())?;
-        report.deployment = deployment(&lock(&report.job)?, &report.job);
-        Ok(report)
+        JobReport::new(job, groups, trials, certificate.as_ref())
     }
 
-    /// The report of a job with these groups and trials.
+    /// The report of a job with these groups and trials. The certificate of its deployment is read from the folder of its
+    /// results.
     ///
     /// # Errors
     /// A lock that cannot be read.
@@ -137,7 +136,8 @@ impl JobReport {
         trials: Vec<TrialSummary>,
         certificate: Option<&Certificate>,
     ) -> Result<JobReport, ReportError> {
-        let lock = lock(&job)?;
+        let unreadable = |e: serde_yaml::Error| ReportError::Lock { job: job.name.clone(), source: Box::new(e) };
+        let lock: JobLock = serde_yaml::from_str(&job.lock).map_err(unreadable)?;
         let spec = lock.job.budget;
         let budget = spec.budget();
         let baseline = trials.first().map(TrialSummary::measured);
@@ -164,19 +164,14 @@ impl JobReport {
                 least_score,
             },
             rank_by: lock.job.sensitivity.rank_by,
+            deployment: deployment(&lock, &job),
             job,
             groups,
             trials,
             ranking,
             finalists: certificate.map(FinalistReport::all).unwrap_or_default(),
-            deployment: None,
         })
     }
-}
-
-fn lock(job: &JobRow) -> Result<JobLock, ReportError> {
-    let unreadable = |e: serde_yaml::Error| ReportError::Lock { job: job.name.clone(), source: Box::new(e) };
-    serde_yaml::from_str(&job.lock).map_err(unreadable)
 }
 
 /// Largest file that may be a certificate, in bytes.

@@ -75,38 +75,44 @@ pub fn is_target_name(name: &str) -> bool {
     (1..=MAX_TARGET).contains(&name.len()) && !name.starts_with(['-', '.']) && name.chars().all(usable)
 }
 
+/// Where in a job something is.
+type At = &'static [&'static str];
+
 fn programs(spec: &JobSpec) -> Result<(), Wrong> {
     let MeasureSpec { latency, metric, programs } = &spec.measure;
-    type Place = &'static [&'static str];
-    let named: [(Place, &Option<Vec<String>>, Place, &Option<String>); 2] = [
-        (&["measure", "latency", "command"], &latency.command, &["measure", "latency", "target"], &latency.target),
-        (&["measure", "metric", "command"], &metric.command, &["measure", "metric", "target"], &metric.target),
-    ];
-    for (command_at, command, target_at, target) in named {
-        if command.is_some() && target.is_some() {
-            wrong(target_at, "expected a command or a target, found both")?;
-        }
-        if let Some(arguments) = command {
-            const EXPECTED: &str = "expected a list: a program and its arguments, among them `{model}`";
-            if !(1..=1_000).contains(&arguments.len()) || arguments[0].is_empty() {
-                wrong(command_at, format!("{EXPECTED}; found no program"))?;
-            }
-            if arguments.iter().any(|argument| argument.contains('\0')) {
-                wrong(command_at, format!("{EXPECTED}; found a NUL byte"))?;
-            }
-            if !arguments.iter().skip(1).any(|argument| argument.contains("{model}")) {
-                wrong(command_at, format!("{EXPECTED}; without it the program cannot know which network to measure"))?;
-            }
-        }
-        if target.as_deref().is_some_and(|name| !is_target_name(name)) {
-            let problem = format!("expected a name of at most {MAX_TARGET} letters, digits, `-`, `_` and `.`");
-            wrong(target_at, problem)?;
-        }
-    }
+    command(&["measure", "latency", "command"], latency.command.as_deref())?;
+    command(&["measure", "metric", "command"], metric.command.as_deref())?;
+    target(&["measure", "latency", "target"], latency.target.as_deref(), latency.command.is_some())?;
+    target(&["measure", "metric", "target"], metric.target.as_deref(), metric.command.is_some())?;
     if programs.folder.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
         wrong(&["measure", "programs", "folder"], "expected the path of a folder, found an empty text")?;
     }
     within(&["measure", "programs", "retries"], programs.retries, 0, 100)
+}
+
+fn command(at: At, arguments: Option<&[String]>) -> Result<(), Wrong> {
+    const EXPECTED: &str = "expected a list: a program and its arguments, among them `{model}`";
+    let Some(arguments) = arguments else { return Ok(()) };
+    if !(1..=1_000).contains(&arguments.len()) || arguments[0].is_empty() {
+        wrong(at, format!("{EXPECTED}; found no program"))?;
+    }
+    if arguments.iter().any(|argument| argument.contains('\0')) {
+        wrong(at, format!("{EXPECTED}; found a NUL byte"))?;
+    }
+    if !arguments.iter().skip(1).any(|argument| argument.contains("{model}")) {
+        wrong(at, format!("{EXPECTED}; without it the program cannot know which network to measure"))?;
+    }
+    Ok(())
+}
+
+fn target(at: At, name: Option<&str>, has_command: bool) -> Result<(), Wrong> {
+    match name {
+        Some(_) if has_command => wrong(at, "expected a command or a target, found both"),
+        Some(name) if !is_target_name(name) => {
+            wrong(at, format!("expected a name of at most {MAX_TARGET} letters, digits, `-`, `_` and `.`"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn name(name: &str) -> Result<(), Wrong> {

@@ -290,3 +290,38 @@ fn a_lock_that_cannot_be_read_is_named() {
     let error = JobReport::new(job, vec![], vec![], None).unwrap_err();
     assert_eq!(error.to_string(), "the lock of job `small` cannot be read");
 }
+
+#[test]
+fn the_certificate_beside_the_results_is_shown_when_it_is_of_this_job() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut row = job("{max_drop: 0.02}", JobState::Succeeded);
+    let mut lock: JobLock = serde_yaml::from_str(&row.lock).unwrap();
+    lock.job.output = Some(folder.path().to_owned());
+    row.lock = lock.to_yaml().unwrap();
+    let certificate = |job: &str| {
+        let hash = "a".repeat(64);
+        let share = serde_json::json!({"correct": 9, "total": 10, "top1": 0.9, "interval": [0.6, 0.98]});
+        serde_json::json!({
+            "schema": verify::SCHEMA, "qtuned": "0.1.0", "job": job, "trial": 2,
+            "sha256": {"model": hash, "qconfig": hash, "exported": hash, "certify": hash},
+            "fingerprint": {"cpu": "x", "kernel": "avx2", "threads": 1, "batch": 1, "quota_milli_cpus": null},
+            "fp32": share, "int8": share, "reread": {"same": 10, "total": 10},
+            "engine": {
+                "name": "ONNX Runtime", "build": HOSTILE, "accuracy": share, "agree": 10, "agreement": 1.0,
+                "disagree": [], "largest_difference": 0.0, "sqnr_db": null, "layers": [], "qtuned_ns": 1e6, "engine_ns": 2e6,
+            },
+            "problems": [], "warnings": [],
+        })
+    };
+    let shown = |text: &str| {
+        fs::write(folder.path().join(verify::FILE), text).unwrap();
+        JobReport::new(row.clone(), groups(), trials(), None).unwrap().deployment
+    };
+    let found = shown(&certificate("small").to_string()).unwrap();
+    assert_eq!((found.trial, found.engine.as_ref().unwrap().sqnr_db), (2, None));
+    assert_eq!(serde_json::to_value(&found).unwrap(), certificate("small"));
+    let page = text(Document::Html, &JobReport::new(row.clone(), groups(), trials(), None).unwrap());
+    assert!(page.contains("drawDeployment") && !page.contains("<img src=x"), "{page}");
+    assert_eq!(shown(&certificate("another").to_string()), None);
+    assert_eq!(shown("{}"), None);
+}

@@ -40,7 +40,8 @@ pub struct JobList {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewJob {
-    /// The job: an object with the fields of a job file, or the text of one. Paths are relative to the data root.
+    /// The job: an object with the fields of a job file, or the text of one. Paths are relative to the data root. It may
+    /// measure with programs that the server registers (`target`), and bring none of its own (`command`).
     pub job: serde_json::Value,
     /// Jobs with a larger priority go first.
     #[serde(default)]

@@ -16,7 +16,7 @@ export function drawDeployment(view) {
   ];
   const same = engine
     ? `${engine.name} (${engine.build}) gives the same largest output on ${engine.agree.toLocaleString()} of ` +
-      `${plural(int8.total, "sample")} (${percent(engine.agreement)} %); outputs differ by ` +
+      `${int8.total.toLocaleString()} samples (${percent(engine.agreement)} %); outputs differ by ` +
       `${engine.largest_difference.toPrecision(3)} at most.`
     : "No other engine ran it: qtuned verify --engine does that.";
   view.deployment.replaceChildren(
@@ -25,7 +25,7 @@ export function drawDeployment(view) {
       "p",
       { className: "soft" },
       `Trial ${certificate.trial} on the certify split, as qtuned verify found it. Read again, the file gives the same ` +
-        `bits on ${reread.same.toLocaleString()} of ${plural(reread.total, "sample")}. ${same}`,
+        `bits on ${reread.same.toLocaleString()} of ${reread.total.toLocaleString()} samples. ${same}`,
     ),
     h(
       "p",
