@@ -8,6 +8,7 @@ mod deployment;
 mod export;
 mod format;
 mod groups;
+mod init;
 mod input;
 mod inspect;
 mod jobs;
@@ -113,6 +114,7 @@ struct Global {
 enum Command {
     Run(run::RunArgs),
     Validate(validate::ValidateArgs),
+    Init(init::InitArgs),
     Schema(schema::SchemaArgs),
     Inspect(inspect::InspectArgs),
     Analyze(analyze::AnalyzeArgs),
@@ -226,6 +228,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Export(args) => export::run(global, args),
         Command::Verify(args) => verify::run(global, args),
         Command::Validate(args) => validate::run(global, args),
+        Command::Init(args) => init::run(global, args),
         Command::Schema(args) => schema::run(args),
         Command::Inspect(args) => inspect::run(global, args),
         Command::Analyze(args) => analyze::run(global, args),
