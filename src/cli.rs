@@ -61,6 +61,7 @@ const EXIT_USAGE: u8 = 2;
 
 const AFTER_HELP: &str = "\
 Examples:
+  qtuned init model.onnx data/                     write a job, with comments and a guessed preprocessing
   qtuned validate job.yaml                         check a job and say what it will do
   qtuned run job.yaml                              search; the same command again continues after a stop
   qtuned run job.yaml --set budget.max_drop=0.02   change a value of the job for this run

@@ -32,8 +32,14 @@ fn the_job_for_the_default_data_runs() {
     let mean = preprocess["mean"][0].as_f64().unwrap();
     assert!((mean - 0.286).abs() < 0.05, "{preprocess}");
 
-    let small = ["data.split.search=300", "data.split.calibrate=32", "sensitivity.samples=8", "search.max_trials=3",
-        "data.split.certify=0", "measure.latency={runs: 5, warmup: 1}"];
+    let small = [
+        "data.split.search=300",
+        "data.split.calibrate=32",
+        "sensitivity.samples=8",
+        "search.max_trials=3",
+        "data.split.certify=0",
+        "measure.latency={runs: 5, warmup: 1}",
+    ];
     let sets: Vec<&str> = small.iter().flat_map(|set| ["--set", set]).collect();
     let done = bench.qtuned(&[&["run", "fashion-mnist.yaml"], &sets[..]].concat());
     assert!([0, 3].contains(&done.code), "{}", done.stderr);
@@ -68,7 +74,13 @@ fn pictures_of_all_sizes_are_resized_and_labels_that_do_not_fit_are_said() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/idioms.onnx");
     bench.told(&["init", model, "data"]);
     let text = fs::read_to_string(bench.path().join("idioms.yaml")).unwrap();
-    for part in ["{csv: data/labels.csv}", "resize: {size: 15}", "channels: rgb", "Too few samples", "12 samples, 3 classes"] {
+    for part in [
+        "{csv: data/labels.csv}",
+        "resize: {size: 15, interpolation: bilinear}",
+        "channels: rgb",
+        "Too few samples",
+        "12 samples, 3 classes",
+    ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     bench.told(&["validate", "idioms.yaml"]);

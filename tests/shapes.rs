@@ -120,7 +120,9 @@ fn one_of_several_outputs_counts() {
 fn sizes_that_are_open_are_said() {
     let bench = Bench::new();
     let dims = [BATCH, Number(3), Open("height"), Open("width")];
-    Build::new(&[value("x", data_type::FLOAT, &dims)], &["y"]).classifier("x", 3, "y").write(bench.path().join("m.onnx"));
+    Build::new(&[value("x", data_type::FLOAT, &dims)], &["y"])
+        .classifier("x", 3, "y")
+        .write(bench.path().join("m.onnx"));
     let x = pixels(2 * 3 * 9 * 7);
     write_npy(&bench.path().join("x.npy"), &[2, 3, 9, 7], &x);
     let predict = ["predict", "m.onnx", "x.npy"];
@@ -262,7 +264,7 @@ fn a_job_says_all_of_this_and_runs() {
     let groups = bench.json(&["groups"]);
     let analyzed = bench.json(&["analyze", "job.yaml"]);
     assert_eq!(groups.as_array().unwrap().len(), analyzed["groups"].as_array().unwrap().len());
-    bench.told(&["export", "--format", "torch"]);
+    bench.told(&["export", "--format", "onnxruntime"]);
 
     // With another number it is another measurement.
     let trials = bench.json(&["trials"]);
@@ -276,7 +278,9 @@ fn a_job_says_all_of_this_and_runs() {
         done.stderr
     };
     assert!(refuse("model.output=z").contains("the graph has no output `z`; it has 2 outputs: `features`, `y`"));
-    assert!(refuse("model.shape=[10, 12, 0]").contains("model.shape: expected a whole number from 1 to 1048576, found 0"));
+    assert!(
+        refuse("model.shape=[10, 12, 0]").contains("model.shape: expected a whole number from 1 to 1048576, found 0")
+    );
     assert!(refuse("model.shape=[]").contains("model.shape: expected the 1 to 7 sizes of a sample"));
     assert!(refuse("model.shape=[8, 8, 3]").contains("samples of 10×12 pixels with 3 channels do not fit"));
     assert!(refuse("model.input=flag").contains("has no value: samples go to `flag`"));

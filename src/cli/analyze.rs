@@ -111,7 +111,8 @@ pub(super) fn run(global: &Global, args: &AnalyzeArgs) -> Result<()> {
     if global.json {
         return print_json(&analyzed);
     }
-    let made_up = if analyzed.made_up { "; these are made up, so ratios tell something of the weights alone" } else { "" };
+    let made_up =
+        if analyzed.made_up { "; these are made up, so ratios tell something of the weights alone" } else { "" };
     print(&format!(
         "{}{} of {}, preset {}: SQNR on {}, calibrated on {}{made_up}\n",
         groups::table(&groups::ranked(&facts, analyzed.rank_by), usize::MAX),
@@ -131,7 +132,10 @@ fn of_job(global: &Global, args: &AnalyzeArgs) -> Result<(Analyzed, Vec<GroupFac
         bail!("--preset is for a model; for a job it is --set qconfig.preset=NAME");
     }
     if let Some(flag) = args.reading.given() {
-        bail!("{flag} is for a model; for a job it is --set {}=...", flag.trim_start_matches('-').replacen('-', ".", 1));
+        bail!(
+            "{flag} is for a model; for a job it is --set {}=...",
+            flag.trim_start_matches('-').replacen('-', ".", 1)
+        );
     }
     let file = JobFile { path: args.what.clone(), set: args.set.clone(), qconfig: args.qconfig.clone() };
     let mut job = file.load()?;

@@ -4,13 +4,13 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Global, available_threads, format, inspect, print, print_json, reading::ReadingArgs};
 use crate::{
     cancel::Cancel,
-    dataset::{Preprocess, Recognized, ResizeTo, Size, Source, recognize},
-    job,
+    dataset::recognize,
+    job::{self, JobSpec},
     onnx::{Model, Reading},
     output,
     pipeline::{self, Guess, Guesses},
@@ -61,12 +61,22 @@ pub(super) fn run(global: &Global, args: &InitArgs) -> Result<()> {
         true => PathBuf::new(),
         false => path.parent().unwrap_or(Path::new("")).to_owned(),
     };
-    let place = |file: &Path| relative(&folder, file);
-    let draft = Draft { name: &name, file: place(&args.model)?, reading: &reading, model: &model, guesses: &guesses };
-    let text = draft.yaml(&Recognized {
-        images: moved(&found.images, &place)?,
-        calibration: found.calibration.as_ref().map(|source| moved(source, &place)).transpose()?,
-    })?;
+    // The job without a comment, for the paths in it.
+    let in_text = || "the path of a file is no text, which a job is";
+    let onnx = serde_json::to_value(&args.model).with_context(in_text)?;
+    let images = serde_json::to_value(&found.images).with_context(in_text)?;
+    let calibration = serde_json::to_value(&found.calibration).with_context(in_text)?;
+    let written = json!({
+        "name": name,
+        "model": {"onnx": onnx},
+        "data": {"images": images, "calibration_images": calibration, "split": {"calibrate": 1}},
+        "budget": {"max_drop": 0.01},
+    });
+    let mut spec = job::parse(&written.to_string(), &[]).context("no job can be written for these files")?;
+    for (_, path) in spec.files_mut() {
+        *path = relative(&folder, path)?;
+    }
+    let text = Draft { spec: &spec, reading: &reading, model: &model, guesses: &guesses }.yaml()?;
     job::parse(&text, &[]).context("the job that was written is not valid")?;
     if to_stdout {
         return print(&text);
@@ -97,16 +107,16 @@ pub(super) fn run(global: &Global, args: &InitArgs) -> Result<()> {
 
 /// What a job is written of.
 struct Draft<'a> {
-    name: &'a str,
-    file: PathBuf,
+    /// Its name, and where its files are.
+    spec: &'a JobSpec,
     reading: &'a Reading,
     model: &'a Model,
     guesses: &'a Guesses,
 }
 
 impl Draft<'_> {
-    fn yaml(&self, data: &Recognized) -> Result<String> {
-        let Draft { name, file, reading, model, guesses } = self;
+    fn yaml(&self) -> Result<String> {
+        let Draft { spec, reading, model, guesses } = self;
         let graph = &model.graph;
         let input = graph.value(graph.input);
         let shape = inspect::shape(&input.shape);
@@ -121,16 +131,15 @@ impl Draft<'_> {
             1 => "",
             _ => "; the metric reads the first, `output: NAME` names another",
         };
-        let text = |value: &Path| scalar(&value.to_string_lossy());
         let mut yaml = format!(
             "# Written by `qtuned init`. `qtuned schema` describes every field; save what it prints and name the file here:\n\
              # yaml-language-server: $schema=qtuned.schema.json\n\
              name: {}\n\
              model:\n  # Input {} of {shape} {kind}{layout}; output {}{several}.\n  onnx: {}\n",
-            scalar(name),
-            format::printable(&input.name),
-            format::printable(&outputs.join(", ")),
-            text(file),
+            scalar(&spec.name),
+            comment(&input.name),
+            comment(&outputs.join(", ")),
+            scalar(&spec.model.onnx.to_string_lossy()),
         );
         if let Some(input) = &reading.input {
             yaml += &format!("  input: {}\n", scalar(input));
@@ -147,11 +156,14 @@ impl Draft<'_> {
         yaml += "data:\n";
         let classes = if guesses.classes == 1 { "class" } else { "classes" };
         yaml += &format!("  # {}, {} {classes}.\n", format::plural(guesses.samples, "sample"), guesses.classes);
-        yaml += &format!("  images: {}\n", source(&data.images, &text));
-        if let Some(calibration) = &data.calibration {
-            yaml += &format!("  # Samples to calibrate with, apart from those to test with.\n  calibration_images: {}\n", source(calibration, &text));
+        yaml += &format!("  images: {}\n", flow(&serde_json::to_value(&spec.data.images)?));
+        if let Some(calibration) = &spec.data.calibration_images {
+            let source = flow(&serde_json::to_value(calibration)?);
+            yaml += &format!(
+                "  # Samples to calibrate with, apart from those to test with.\n  calibration_images: {source}\n"
+            );
         }
-        yaml += &self.preprocess();
+        yaml += &self.preprocess()?;
         yaml += &self.split();
         yaml += "# onednn, x86, fbgemm, qnnpack or tensorrt; `module_name: {NAME: null}` keeps a layer in fp32.\n\
                  qconfig: {preset: onednn}\n\
@@ -161,23 +173,31 @@ impl Draft<'_> {
     }
 
     /// The likeliest preprocessing, and the others as comments.
-    fn preprocess(&self) -> String {
+    fn preprocess(&self) -> Result<String> {
         let Guesses { guesses, tried, untold, .. } = self.guesses;
         let accuracy = |guess: &Guess| guess.top1.map_or("untold".to_owned(), |top1| format!("{:.1} %", top1 * 100.0));
-        let [best, others @ ..] = &guesses[..] else { return String::new() };
+        let [best, others @ ..] = &guesses[..] else { return Ok(String::new()) };
         let mut text = format!("  # GUESS, look at it: {}.\n", best.name);
         text += &match untold {
-            Some(why) => format!("  # Accuracy does not tell: {}.\n", format::printable(why)),
-            None => format!("  # fp32 is right on {} of the {tried} samples tried so. Others that were tried:\n", accuracy(best)),
+            Some(why) => format!("  # Accuracy does not tell: {}.\n", comment(why)),
+            None => format!(
+                "  # fp32 is right on {} of the {tried} samples tried so. Others that were tried:\n",
+                accuracy(best)
+            ),
         };
         let chance = 1.0 / f64::from(self.guesses.classes.max(1));
         if untold.is_none() && best.top1.is_some_and(|top1| top1 < (3.0 * chance).min(0.5 + chance / 2.0)) {
             text += "  # None of them is much better than chance: the right one is probably another.\n";
         }
         for other in others {
-            text += &format!("  #   {:>6}  {}\n  #           {}\n", accuracy(other), other.name, flow(&other.preprocess));
+            text += &format!(
+                "  #   {:>6}  {}\n  #           {}\n",
+                accuracy(other),
+                other.name,
+                flow(&serde_json::to_value(&other.preprocess)?)
+            );
         }
-        text + &format!("  preprocess: {}\n", flow(&best.preprocess))
+        Ok(text + &format!("  preprocess: {}\n", flow(&serde_json::to_value(&best.preprocess)?)))
     }
 
     fn split(&self) -> String {
@@ -195,59 +215,30 @@ impl Draft<'_> {
     }
 }
 
-/// A preprocessing in one line.
-fn flow(preprocess: &Preprocess) -> String {
-    let size = |size: Size| match size.height == size.width {
-        true => size.height.to_string(),
-        false => format!("[{}, {}]", size.height, size.width),
-    };
-    let mut fields = Vec::new();
-    match preprocess.resize.map(|resize| resize.to) {
-        Some(ResizeTo::ShortSide(side)) => fields.push(format!("resize: {{short_side: {side}}}")),
-        Some(ResizeTo::Size(to)) => fields.push(format!("resize: {{size: {}}}", size(to))),
-        None => {}
-    }
-    fields.extend(preprocess.center_crop.map(|crop| format!("center_crop: {}", size(crop))));
-    if let Some(channels) = preprocess.channels {
-        fields.push(format!("channels: {}", serde_yaml::to_string(&channels).unwrap_or_default().trim()));
-    }
-    fields.push(format!("scale: {}", preprocess.scale));
-    fields.push(format!("mean: {:?}", preprocess.mean));
-    fields.push(format!("std: {:?}", preprocess.std));
-    format!("{{{}}}", fields.join(", "))
+/// A text as a part of a comment, which ends with its line.
+fn comment(text: &str) -> String {
+    format::printable(text).replace('\n', "\u{fffd}")
 }
 
-/// A source in one line.
-fn source(source: &Source, text: &dyn Fn(&Path) -> String) -> String {
-    match source {
-        Source::Csv(path) => format!("{{csv: {}}}", text(path)),
-        Source::ImageFolder(path) => format!("{{image_folder: {}}}", text(path)),
-        Source::Idx(idx) => format!("{{idx: {{images: {}, labels: {}}}}}", text(&idx.images), text(&idx.labels)),
-        Source::Npz(npz) => format!(
-            "{{npz: {{file: {}, images: {}, labels: {}}}}}",
-            text(&npz.file),
-            scalar(&npz.images),
-            scalar(&npz.labels)
-        ),
+/// A value in one line of YAML.
+fn flow(value: &Value) -> String {
+    match value {
+        Value::String(text) => scalar(text),
+        Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        Value::Object(entries) => {
+            let entry = |(key, value): (&String, &Value)| format!("{}: {}", scalar(key), flow(value));
+            format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
-}
-
-/// A source whose paths are said from elsewhere.
-fn moved(source: &Source, place: &dyn Fn(&Path) -> Result<PathBuf>) -> Result<Source> {
-    let mut source = source.clone();
-    match &mut source {
-        Source::Csv(path) | Source::ImageFolder(path) => *path = place(path)?,
-        Source::Idx(idx) => (idx.images, idx.labels) = (place(&idx.images)?, place(&idx.labels)?),
-        Source::Npz(npz) => npz.file = place(&npz.file)?,
-    }
-    Ok(source)
 }
 
 /// A text in YAML, in quotes where it needs some.
 fn scalar(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || "/.".contains(c));
-    let word = matches!(text.to_lowercase().as_str(), "null" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n");
+    let word =
+        matches!(text.to_lowercase().as_str(), "null" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n");
     // A number such as .5 or .inf is none to whoever reads a path.
     match starts && text.chars().all(plain) && !word && text.parse::<f64>().is_err() && !text.ends_with('.') {
         true => text.to_owned(),
@@ -298,7 +289,8 @@ mod tests {
 
     #[test]
     fn paths_are_said_from_the_job() {
-        let said = |folder: &str, path: &str| relative(Path::new(folder), Path::new(path)).unwrap().display().to_string();
+        let said =
+            |folder: &str, path: &str| relative(Path::new(folder), Path::new(path)).unwrap().display().to_string();
         assert_eq!(said("/a/b", "/a/b/c/m.onnx"), "c/m.onnx");
         assert_eq!(said("/a/b", "/a/d/m.onnx"), "../d/m.onnx");
         assert_eq!(said("/a/b", "/d/m.onnx"), "/d/m.onnx");

@@ -212,7 +212,10 @@ mod tests {
     #[test]
     fn what_is_not_recognized_is_said() {
         let error = recognized(&["a.txt", "b/c.txt"]).unwrap_err();
-        assert!(error.starts_with("D: data set: expected a .csv file") && error.ends_with("2 other entries"), "{error}");
+        assert!(
+            error.starts_with("D: data set: expected a .csv file") && error.ends_with("2 other entries"),
+            "{error}"
+        );
         assert!(recognized(&["t10k-images-idx3-ubyte"]).is_err(), "without labels");
     }
 }

@@ -31,6 +31,9 @@ pub struct Reading {
     pub output: Option<String>,
 }
 
+/// Inputs that are constants from here on: their names and values.
+pub(super) type Fixed = Vec<(String, Known)>;
+
 impl Reading {
     /// Reads and imports an ONNX file; external data must lie in the file's folder.
     ///
@@ -69,10 +72,11 @@ impl Reading {
     pub(super) fn choose_input<'a>(
         &self,
         inputs: &[&'a ValueInfoProto],
-    ) -> Result<(&'a ValueInfoProto, Vec<(String, Known)>), OnnxError> {
+    ) -> Result<(&'a ValueInfoProto, Fixed), OnnxError> {
         let refuse = |reason: String| Err(OnnxError::Model(reason));
         let named = |name: &str| inputs.iter().find(|input| input.name == name).copied();
-        let absent = |name: &str| format!("the graph has no input `{name}`; it has {}", listed("input", inputs.iter().copied()));
+        let absent =
+            |name: &str| format!("the graph has no input `{name}`; it has {}", listed("input", inputs.iter().copied()));
         let mut fixed = Vec::new();
         for (name, &number) in &self.fixed {
             let Some(input) = named(name) else { return refuse(absent(name)) };
@@ -84,11 +88,18 @@ impl Reading {
         let chosen = match (&self.input, &open[..]) {
             (Some(name), _) => match open.iter().find(|input| input.name == *name) {
                 Some(input) => *input,
-                None if named(name).is_some() => return refuse(format!("input `{name}` is fixed; samples cannot go there")),
+                None if named(name).is_some() => {
+                    return refuse(format!("input `{name}` is fixed; samples cannot go there"));
+                }
                 None => return refuse(absent(name)),
             },
             (None, [input]) => *input,
-            (None, []) => return refuse(format!("the graph has no input for samples; it has {}", listed("input", inputs.iter().copied()))),
+            (None, []) => {
+                return refuse(format!(
+                    "the graph has no input for samples; it has {}",
+                    listed("input", inputs.iter().copied())
+                ));
+            }
             (None, several) => {
                 let reason = "samples go to one of them (model.input), the others are a number each (model.fixed)";
                 return refuse(format!("the graph has {}; {reason}", listed("input", several.iter().copied())));
@@ -149,7 +160,8 @@ fn size(dim: &DimensionProto) -> Result<usize, String> {
 /// An input filled with a number, in its element type.
 fn filled(input: &ValueInfoProto, number: f64) -> Result<Known, String> {
     let tensor = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()).ok_or("is not a tensor")?;
-    let dims: Vec<usize> = tensor.shape.as_ref().map_or(&[][..], |shape| &shape.dim).iter().map(|dim| size(dim).unwrap_or(1)).collect();
+    let dims: Vec<usize> =
+        tensor.shape.as_ref().map_or(&[][..], |shape| &shape.dim).iter().map(|dim| size(dim).unwrap_or(1)).collect();
     let elements = count(&dims).filter(|&n| n <= MAX_FILLED && dims.len() <= MAX_RANK).ok_or("is too large")?;
     if data_type::FLOATS.contains(&tensor.elem_type) {
         return Ok(Known::Floats(Array { dims, data: vec![number as f32; elements].into() }));

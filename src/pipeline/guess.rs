@@ -112,8 +112,7 @@ pub fn guess(model: &Model, data: &Recognized, threads: usize, cancel: &Cancel) 
 fn count(data: &Recognized, cancel: &Cancel) -> Result<usize, DatasetError> {
     let Some(source) = &data.calibration else { return Ok(0) };
     let split = SplitSpec::Counts(SplitCounts { calibrate: 1, search: None, certify: 0, seed: 0 });
-    let spec =
-        DataSpec { images: source.clone(), calibration_images: None, preprocess: Preprocess::default(), split };
+    let spec = DataSpec { images: source.clone(), calibration_images: None, preprocess: Preprocess::default(), split };
     Ok(Dataset::open(&spec, Path::new(""), None, cancel)?.len(Part::Search) + 1)
 }
 
@@ -182,7 +181,11 @@ fn usual(geometry: &Preprocess, integer: bool, own: (Vec<f64>, Vec<f64>)) -> Vec
     let own = guess("0 to 1, then mean and deviation of the samples tried", TO_ONE, &own.0, &own.1);
     let zero = [guess("0 to 1", TO_ONE, &[0.0], &[1.0]), guess("-1 to 1", TO_ONE, &[0.5], &[0.5])];
     // Of gray pictures there is no set that all others are normalized as.
-    guesses.extend(if colour { zero.into_iter().chain([own]).collect() } else { [own].into_iter().chain(zero).collect::<Vec<_>>() });
+    guesses.extend(if colour {
+        zero.into_iter().chain([own]).collect()
+    } else {
+        [own].into_iter().chain(zero).collect::<Vec<_>>()
+    });
     guesses.push(raw);
     if colour {
         let name = "0 to 255 minus ImageNet's mean, blue first";

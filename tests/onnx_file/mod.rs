@@ -31,12 +31,7 @@ pub(crate) fn value(name: &str, elem_type: i32, dims: &[Dim]) -> ValueInfoProto 
 }
 
 pub(crate) fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        r#type: attribute_type::INTS,
-        ints: values.to_vec(),
-        ..Default::default()
-    }
+    AttributeProto { name: name.to_owned(), r#type: attribute_type::INTS, ints: values.to_vec(), ..Default::default() }
 }
 
 pub(crate) fn int(name: &str, i: i64) -> AttributeProto {
@@ -122,4 +117,3 @@ impl Build {
 pub(crate) fn weight(channels: usize) -> Vec<f32> {
     (0..2 * channels * 9).map(|i| ((i * 7) % 11) as f32 / 8.0 - 0.5).collect()
 }
-

@@ -52,7 +52,10 @@ fn graphs_without_a_clear_way_in_or_out() {
     assert_eq!(error(&relu().output("z").bytes()), "output `z` of the graph is written by no node");
     let mut two = relu();
     two.graph().input.push(tensor_value("z", data_type::FLOAT, vec![]));
-    assert_eq!(two.clone().error(), "the graph has 2 inputs: `x`, `z`; samples go to one of them (model.input), the others are a number each (model.fixed)");
+    assert_eq!(
+        two.clone().error(),
+        "the graph has 2 inputs: `x`, `z`; samples go to one of them (model.input), the others are a number each (model.fixed)"
+    );
     // An initializer that is listed as an input too is a constant.
     two.weight("z", &[1]).import();
     let mut none = relu();
