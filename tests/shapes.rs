@@ -283,5 +283,5 @@ fn a_job_says_all_of_this_and_runs() {
     );
     assert!(refuse("model.shape=[]").contains("model.shape: expected the 1 to 7 sizes of a sample"));
     assert!(refuse("model.shape=[8, 8, 3]").contains("samples of 10×12 pixels with 3 channels do not fit"));
-    assert!(refuse("model.input=flag").contains("has no value: samples go to `flag`"));
+    assert!(refuse("model.input=flag").contains("input `flag` is fixed; samples cannot go there"));
 }
