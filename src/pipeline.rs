@@ -149,6 +149,11 @@ pub enum Stage {
         /// Groups that are in fp32 already.
         groups: usize,
     },
+    /// Measuring how many samples a further group in fp32 would win.
+    Screen {
+        /// Groups that are in fp32 already.
+        groups: usize,
+    },
     /// Measuring a finalist on the certify split.
     Certify {
         /// Its number; 0 for fp32.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     evaluate::{Evaluation, Latency},
     graph::GroupId,
-    sensitivity::Gain,
+    sensitivity::{Gain, Won},
 };
 
 pub use budget::{Budget, DropInterval, DropKind};
@@ -110,6 +110,8 @@ pub enum Proposal {
     Measure(Vec<GroupId>),
     /// Measure what each further group in fp32 would win, with these in fp32.
     Rank(Vec<GroupId>),
+    /// Measure how many samples each further group in fp32 would win, with these, which were measured, in fp32.
+    Screen(Vec<GroupId>),
     /// The search is over.
     Finished(Finish),
 }
@@ -135,6 +137,26 @@ pub struct Ranked {
     pub fp32: Vec<GroupId>,
     /// What each of the others would win, most first.
     pub gains: Vec<Gain>,
+}
+
+/// How many samples each further group wins with some groups in fp32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Screened {
+    /// Groups in fp32, in topological order.
+    pub fp32: Vec<GroupId>,
+    /// What each of the others would win, most first; empty where that cannot be told from single samples.
+    pub won: Vec<Won>,
+}
+
+/// What a search goes by: all of it was asked for by [`Search::propose`].
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// In the order they were made; the first is fp32.
+    pub trials: Vec<Trial>,
+    /// Gains.
+    pub ranked: Vec<Ranked>,
+    /// What groups would win.
+    pub screened: Vec<Screened>,
 }
 
 /// A search: fp32, then all of the starting qconfig, then what the strategy tries; at last, what it found is refined.
@@ -180,15 +202,16 @@ impl StrategyKind {
 }
 
 impl Search {
-    /// The next step after these trials, given in the order they were made, and these gains.
-    pub fn propose(&self, trials: &[Trial], ranked: &[Ranked]) -> Proposal {
+    /// The next step after these findings.
+    pub fn propose(&self, findings: &Findings) -> Proposal {
+        let trials = &findings.trials;
         let Some(baseline) = trials.first() else {
             let mut all = self.ranking.clone();
             all.sort_unstable();
             return Proposal::Measure(all);
         };
         let until = self.limits.until;
-        let history = History { ranking: &self.ranking, budget: &self.budget, baseline, trials, ranked, until };
+        let history = History { ranking: &self.ranking, budget: &self.budget, baseline, findings, until };
         let enough = history.is_enough();
         let refined = || if enough && self.refine { refine::Refine.next(&history) } else { None };
         let step = match trials.len() {
@@ -202,6 +225,7 @@ impl Search {
             Some(_) if self.limits.max_seconds.is_some_and(|limit| spent >= limit) => Finish::MaxTime,
             Some(Step::Measure(fp32)) => return Proposal::Measure(fp32),
             Some(Step::Rank(fp32)) => return Proposal::Rank(fp32),
+            Some(Step::Screen(fp32)) => return Proposal::Screen(fp32),
         };
         Proposal::Finished(if enough { Finish::WithinBudget } else { finish })
     }

@@ -3,6 +3,7 @@
 mod analyze;
 mod halving;
 mod probe;
+mod screen;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use crate::{cancel::Cancelled, engine::EngineError, graph::GroupId, ptq::SampleE
 
 pub use analyze::{Analysis, analyze};
 pub use probe::{Gain, gains};
+pub use screen::{Contested, Won, screen};
 
 /// Which SQNR ranks the groups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

@@ -59,6 +59,9 @@ fn describe(stage: &Stage) -> String {
         Stage::Times => "taking the times of groups".to_owned(),
         Stage::Replay => "measuring the trial again".to_owned(),
         Stage::Rank { groups } => format!("ranking again, {} in fp32", format::plural(*groups, "group")),
+        Stage::Screen { groups } => {
+            format!("looking which answers one group more would change, {} in fp32", format::plural(*groups, "group"))
+        }
         Stage::Certify { trial: 0 } => "certifying: fp32".to_owned(),
         Stage::Certify { trial } => format!("certifying: trial {trial}"),
         Stage::Latency { trial } => format!("trial {trial}: taking latencies"),

@@ -84,6 +84,37 @@ fn rank(y: &[f32], class: usize) -> usize {
     y.iter().enumerate().filter(|&(i, &v)| v > own || (v == own && i < class)).count()
 }
 
+/// Whether `class` is among the `k` largest elements, and how far it is from where that changes:
+/// |y_class − the k-th largest of the others|, infinite where there are fewer than `k` others.
+fn answer(y: &[f32], class: usize, k: usize) -> (bool, f32) {
+    let mut others: Vec<f32> = y.iter().enumerate().filter(|(i, _)| *i != class).map(|(_, v)| *v).collect();
+    let margin = match k.checked_sub(1).filter(|&place| place < others.len()) {
+        Some(place) => (y[class] - *others.select_nth_unstable_by(place, |a, b| b.total_cmp(a)).1).abs(),
+        None => f32::INFINITY,
+    };
+    (rank(y, class) < k, margin)
+}
+
+impl Metric {
+    /// Whether an output is right, and its margin: how far the label is from where that changes, in the unit of the
+    /// outputs. `fp32` is the output of the fp32 network, for [`Metric::Agreement`]. `None` for a metric that does not
+    /// count, and for a label that the network cannot give.
+    pub fn answer(self, y: &[f32], label: u32, fp32: &[f32]) -> Option<(bool, f32)> {
+        let (class, k) = match self {
+            Metric::Top1 => (label as usize, 1),
+            Metric::Top5 => (label as usize, 5),
+            Metric::Agreement => ((0..fp32.len()).find(|&class| rank(fp32, class) == 0)?, 1),
+            Metric::Sqnr => return None,
+        };
+        (class < y.len()).then(|| answer(y, class, k))
+    }
+
+    /// Whether the metric compares with the outputs of the fp32 network.
+    pub fn compares(self) -> bool {
+        matches!(self, Metric::Agreement | Metric::Sqnr)
+    }
+}
+
 /// After how many samples an evaluation looks whether it may end. Fixed, so that where one ends does not depend on the
 /// number of threads.
 const LOOK: usize = 64;
@@ -94,6 +125,8 @@ pub type Enough<'a> = dyn Fn(&[bool]) -> bool + Sync + 'a;
 /// Measures `metric` over the samples in order, to the last or until `enough` are seen; metrics that do not count see
 /// all. `fp32` are the outputs of the fp32 network ([`outputs`]); metrics that compare with it need them, the others do
 /// not look. `progress` hears samples done and how many were right.
+///
+/// With the evaluation come the margins ([`Metric::answer`]) of the samples seen; none for metrics that do not count.
 ///
 /// # Errors
 /// As for [`outputs`], and a label that the network cannot give.
@@ -108,58 +141,70 @@ pub fn evaluate(
     enough: Option<&Enough<'_>>,
     cancel: &Cancel,
     progress: &(dyn Fn(u64, Option<u64>) + Sync),
-) -> Result<Evaluation, EvaluateError> {
+) -> Result<(Evaluation, Vec<f32>), EvaluateError> {
     let start = Instant::now();
     let (done, right) = (AtomicU64::new(0), AtomicU64::new(0));
-    let reference = |index: usize| &fp32.expect("this metric compares with fp32")[index];
-    let measure = |index: usize| -> Result<(bool, Energies), EvaluateError> {
-        let (y, label) = output(plan, samples, index, cancel)?;
-        let class = match metric {
-            Metric::Top1 | Metric::Top5 => label as usize,
-            Metric::Agreement => {
-                let x = reference(index);
-                (0..x.len()).find(|&class| rank(x, class) == 0).unwrap_or(0)
-            }
-            Metric::Sqnr => 0,
-        };
-        if class >= y.len() {
-            return Err(EvaluateError::Label { name: samples.name(index), label, outputs: y.len() });
-        }
-        let (correct, energies) = match metric {
-            Metric::Top1 | Metric::Agreement => (rank(&y, class) == 0, Energies::default()),
-            Metric::Top5 => (rank(&y, class) < 5, Energies::default()),
-            Metric::Sqnr => (false, Energies::of(reference(index), &y)),
-        };
-        let right = right.fetch_add(u64::from(correct), Ordering::Relaxed) + u64::from(correct);
-        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-        progress(done, (metric != Metric::Sqnr).then_some(right));
-        Ok((correct, energies))
+    let reference = |index: usize| match fp32 {
+        Some(fp32) => &fp32[index][..],
+        None if metric.compares() => panic!("this metric compares with fp32"),
+        None => &[],
     };
     if metric == Metric::Sqnr {
+        let measure = |index: usize| -> Result<Energies, EvaluateError> {
+            let (y, _) = output(plan, samples, index, cancel)?;
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, None);
+            Ok(Energies::of(reference(index), &y))
+        };
         let measured: Vec<_> = (0..samples.len()).into_par_iter().map(measure).collect::<Result<_, _>>()?;
         let mut pooled = Energies::default();
-        measured.iter().for_each(|(_, energies)| pooled.pool(*energies));
+        measured.iter().for_each(|energies| pooled.pool(*energies));
         let score = Score::Decibel { value: pooled.sqnr(), total: measured.len() as u64 };
-        return Ok(Evaluation { score, correct: Vec::new(), seconds: start.elapsed().as_secs_f64() });
+        return Ok((Evaluation { score, correct: Vec::new(), seconds: start.elapsed().as_secs_f64() }, Vec::new()));
     }
+    let measure = |index: usize| -> Result<(bool, f32), EvaluateError> {
+        let (y, label) = output(plan, samples, index, cancel)?;
+        let Some((correct, margin)) = metric.answer(&y, label, reference(index)) else {
+            return Err(EvaluateError::Label { name: samples.name(index), label, outputs: y.len() });
+        };
+        let right = right.fetch_add(u64::from(correct), Ordering::Relaxed) + u64::from(correct);
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1, Some(right));
+        Ok((correct, margin))
+    };
     let step = if enough.is_some() { LOOK } else { samples.len().max(1) };
-    let mut correct = Vec::with_capacity(samples.len());
+    let (mut correct, mut margins) = (Vec::with_capacity(samples.len()), Vec::with_capacity(samples.len()));
     for first in (0..samples.len()).step_by(step) {
         let part = first..samples.len().min(first + step);
         let seen: Vec<_> = part.into_par_iter().map(measure).collect::<Result<_, _>>()?;
-        correct.extend(seen.into_iter().map(|(right, _)| right));
+        seen.into_iter().for_each(|(right, margin)| {
+            correct.push(right);
+            margins.push(margin);
+        });
         if enough.is_some_and(|enough| enough(&correct)) {
             break;
         }
     }
     let (right, total) = (correct.iter().filter(|right| **right).count() as u64, correct.len() as u64);
     let score = Score::Count { correct: right, total };
-    Ok(Evaluation { score, correct, seconds: start.elapsed().as_secs_f64() })
+    Ok((Evaluation { score, correct, seconds: start.elapsed().as_secs_f64() }, margins))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::rank;
+    use super::{Metric, rank};
+
+    #[test]
+    fn a_margin_is_the_way_to_another_answer() {
+        let y = [1.0, 3.0, 3.5, 2.0, 0.0, -1.0, -4.0];
+        assert_eq!(Metric::Top1.answer(&y, 2, &[]), Some((true, 0.5)));
+        assert_eq!(Metric::Top1.answer(&y, 1, &[]), Some((false, 0.5)));
+        assert_eq!(Metric::Top1.answer(&y, 6, &[]), Some((false, 7.5)));
+        // The fifth of the others is −1, or 0 where that is the label's own place.
+        assert_eq!(Metric::Top5.answer(&y, 4, &[]), Some((true, 1.0)));
+        assert_eq!(Metric::Top5.answer(&y, 6, &[]), Some((false, 4.0)));
+        assert_eq!(Metric::Top5.answer(&[1.0, 2.0], 0, &[]), Some((true, f32::INFINITY)));
+        assert_eq!(Metric::Agreement.answer(&y, 9, &[0.0, 7.0, 7.0]), Some((false, 0.5)));
+        assert_eq!((Metric::Top1.answer(&y, 7, &[]), Metric::Sqnr.answer(&y, 0, &y)), (None, None));
+    }
 
     #[test]
     fn the_lowest_index_wins_among_equals() {

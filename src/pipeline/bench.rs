@@ -1,5 +1,7 @@
 //! Measuring one qconfig: its metric, its latency, and what is recorded of them.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use candle_core::Tensor;
 
 use super::{
@@ -11,14 +13,14 @@ use crate::{
     cancel::Cancel,
     dataset::{Dataset, Part},
     engine::{Plan, input_tensor},
-    evaluate::{self, Enough, Evaluation, Gate, Latency, LatencyError, Metric, Protocol, Samples, Score},
+    evaluate::{self, Enough, Evaluation, Gate, Latency, LatencyError, Protocol, Samples, Score},
     graph::GroupId,
     job::JobSpec,
     kernels::Kernels,
     ptq::{Calibrated, Converted, LoadSample, SampleError},
     quant::{GroupParameters, QConfigFile},
     search::{Budget, DropInterval, DropKind, GroupTime, Key, Trial},
-    sensitivity::{self, Gain},
+    sensitivity::{self, Contested, Gain, Won},
 };
 
 /// One part of the data as the network reads it.
@@ -54,6 +56,15 @@ impl Samples for SplitSamples<'_> {
     }
 }
 
+/// What evaluations showed and the ledger does not keep.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Outputs of fp32 on the search split, where the metric compares with them.
+    pub(super) reference: Option<Vec<Vec<f32>>>,
+    /// Margins of the samples that a trial saw, by its groups in fp32.
+    pub(super) margins: HashMap<Vec<GroupId>, Vec<f32>>,
+}
+
 /// What all trials of a run share.
 pub(super) struct Bench<'a> {
     pub(super) opened: &'a Opened,
@@ -76,7 +87,7 @@ impl Bench<'_> {
         trials: &[Trial],
         fp32: &[GroupId],
         ledger: &mut dyn Ledger,
-        reference: &mut Option<Vec<Vec<f32>>>,
+        seen: &mut Seen,
     ) -> Result<Trial, PipelineError> {
         let (number, spec) = (trials.len(), &self.opened.spec.budget);
         let (budget, confidence) = (spec.budget(), spec.confidence);
@@ -97,7 +108,8 @@ impl Bench<'_> {
                 let outside =
                     |seen: &[bool]| may_stop.is_some_and(|baseline| budget.surely_outside(baseline, seen, confidence));
                 let enough: Option<&Enough<'_>> = if may_stop.is_some() { Some(&outside) } else { None };
-                let evaluation = self.evaluate(&converted.plan, reference, enough)?;
+                let (evaluation, margins) = self.evaluate(&converted.plan, &mut seen.reference, enough)?;
+                seen.margins.insert(fp32.to_vec(), margins);
                 let all_seen = evaluation.score.total() == self.order.len() as u64;
                 Trial {
                     key: if all_seen { whole } else { stopped },
@@ -170,28 +182,60 @@ impl Bench<'_> {
         Ok(self.pool.install(|| sensitivity::gains(self.calibrated, &base, samples, load, self.cancel))?)
     }
 
+    /// How many samples each group that is still quantized wins when it is in fp32 beside those of `trial`: most first,
+    /// ties in the order of `ranking`.
+    pub(super) fn screen(
+        &self,
+        trial: &Trial,
+        ranking: &[GroupId],
+        seen: &mut Seen,
+    ) -> Result<Vec<Won>, PipelineError> {
+        let mut base = self.opened.qconfigs.clone();
+        trial.fp32_groups.iter().for_each(|id| base[id.0] = None);
+        let Seen { reference, margins } = seen;
+        let margins = match margins.entry(trial.fp32_groups.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            // The trial comes from the ledger, which has no margins.
+            Entry::Vacant(unknown) => {
+                let total = trial.evaluation.score.total() as usize;
+                let as_many = |seen: &[bool]| seen.len() >= total;
+                unknown.insert(self.evaluate(&self.calibrated.convert(&base).plan, reference, Some(&as_many))?.1)
+            }
+        };
+        let metric = self.opened.spec.budget.metric;
+        let contested =
+            Contested { samples: &self.search_split(), metric, fp32: reference.as_deref(), margins: &margins[..] };
+        let candidates: Vec<GroupId> = ranking.iter().copied().filter(|id| base[id.0].is_some()).collect();
+        let _gate = Gate::compute(self.cancel)?;
+        let screen = || sensitivity::screen(self.calibrated, &base, &candidates, contested, self.cancel);
+        Ok(self.pool.install(screen)?)
+    }
+
+    fn search_split(&self) -> SplitSamples<'_> {
+        SplitSamples { dataset: &self.opened.dataset, part: Part::Search, order: Some(self.order) }
+    }
+
     /// The metric over the search split, to the last sample or until `enough` are seen.
     pub(super) fn evaluate(
         &self,
         plan: &Plan,
         reference: &mut Option<Vec<Vec<f32>>>,
         enough: Option<&Enough<'_>>,
-    ) -> Result<Evaluation, PipelineError> {
-        let samples = SplitSamples { dataset: &self.opened.dataset, part: Part::Search, order: Some(self.order) };
-        self.evaluate_on(&samples, plan, reference, enough)
+    ) -> Result<(Evaluation, Vec<f32>), PipelineError> {
+        self.evaluate_on(&self.search_split(), plan, reference, enough)
     }
 
-    /// The metric over these samples; `reference` keeps the outputs of fp32 on them, where the metric needs them.
+    /// The metric over these samples, and their margins; `reference` keeps the outputs of fp32 on them, where the metric needs them.
     pub(super) fn evaluate_on(
         &self,
         samples: &SplitSamples<'_>,
         plan: &Plan,
         reference: &mut Option<Vec<Vec<f32>>>,
         enough: Option<&Enough<'_>>,
-    ) -> Result<Evaluation, PipelineError> {
+    ) -> Result<(Evaluation, Vec<f32>), PipelineError> {
         let metric = self.opened.spec.budget.metric;
         let _gate = Gate::compute(self.cancel)?;
-        if matches!(metric, Metric::Agreement | Metric::Sqnr) && reference.is_none() {
+        if metric.compares() && reference.is_none() {
             let fp32 = self.calibrated.engine().fp32_plan();
             *reference = Some(self.pool.install(|| evaluate::outputs(&fp32, samples, self.cancel))?);
         }

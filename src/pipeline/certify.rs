@@ -72,7 +72,7 @@ impl Bench<'_> {
         let stage = |trial| self.progress.stage(Stage::Certify { trial }, Some(total as u64));
         let mut reference = None;
         stage(0);
-        let fp32 = self.evaluate_on(&samples, &self.calibrated.engine().fp32_plan(), &mut reference, None)?;
+        let (fp32, _) = self.evaluate_on(&samples, &self.calibrated.engine().fp32_plan(), &mut reference, None)?;
         let each = corrected(spec.confidence, finalists.len());
         let mut found = false;
         let mut named = Vec::with_capacity(finalists.len());
@@ -83,7 +83,7 @@ impl Bench<'_> {
             }
             stage(trial);
             let plan = self.calibrated.convert_without(&self.opened.qconfigs, &trials[trial].fp32_groups).plan;
-            let candidate = self.evaluate_on(&samples, &plan, &mut reference, None)?;
+            let (candidate, _) = self.evaluate_on(&samples, &plan, &mut reference, None)?;
             let pairs = Pairs::of(&fp32.correct, &candidate.correct);
             let bound = match relative {
                 DropKind::Absolute => Some(pairs.bound(each)),

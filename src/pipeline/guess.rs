@@ -96,7 +96,7 @@ pub fn guess(model: &Model, data: &Recognized, threads: usize, cancel: &Cancel) 
         let samples = SplitSamples { dataset: &dataset, part: Part::Search, order: None };
         let measured = pool.install(|| evaluate(&plan, &samples, Metric::Top1, None, None, cancel, &|_, _| ()));
         match measured {
-            Ok(evaluation) => guess.top1 = Some(evaluation.score.value()),
+            Ok((evaluation, _)) => guess.top1 = Some(evaluation.score.value()),
             Err(EvaluateError::Cancelled(cancelled)) => return Err(cancelled.into()),
             // Such as labels that the network does not have.
             Err(error) => drop(untold.get_or_insert(error.to_string())),

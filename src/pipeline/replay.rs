@@ -57,7 +57,7 @@ pub fn replay(
     let seen_all = recorded >= order.len() as u64;
     let as_many = |seen: &[bool]| seen.len() as u64 >= recorded;
     let enough: Option<&Enough<'_>> = if seen_all { None } else { Some(&as_many) };
-    let evaluation = bench.evaluate(&converted.plan, &mut None, enough)?;
+    let (evaluation, _) = bench.evaluate(&converted.plan, &mut None, enough)?;
     Ok(Replay {
         same_key: trial.key == if seen_all { whole } else { stopped },
         differing: differing(&trial.evaluation, &evaluation),

@@ -3,7 +3,7 @@
 use super::{
     Certificate, GroupFacts, Ledger, LedgerError, Outcome, Progress, Resolution, Stage,
     analyze::{measure, observe},
-    bench::{Bench, SplitSamples},
+    bench::{Bench, Seen, SplitSamples},
     keys::sensitivity_key,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     pareto,
     ptq::{Calibrated, CalibrationError, LoadSample},
     quant::{MappingError, QConfig},
-    search::{Finish, Key, Proposal, Ranked, Search, StrategyKind, Trial, by_noise_for_time},
+    search::{Findings, Finish, Key, Proposal, Ranked, Screened, Search, StrategyKind, Trial, by_noise_for_time},
     sensitivity::{self, Analysis, GroupSensitivity, SensitivityError},
 };
 
@@ -279,27 +279,32 @@ fn search(
 ) -> Result<(Vec<Trial>, Finish), PipelineError> {
     let spec = &bench.opened.spec.search;
     let search = Search {
-        ranking,
+        ranking: ranking.clone(),
         budget: bench.opened.spec.budget.budget(),
         limits: spec.limits(),
         strategy: spec.strategy,
         refine: spec.refine,
     };
-    let mut reference: Option<Vec<Vec<f32>>> = None;
-    let (mut trials, mut ranked): (Vec<Trial>, Vec<Ranked>) = (Vec::new(), Vec::new());
+    let (mut findings, mut seen) = (Findings::default(), Seen::default());
     loop {
         bench.cancel.check()?;
-        match search.propose(&trials, &ranked) {
+        match search.propose(&findings) {
             Proposal::Measure(fp32) => {
-                let trial = bench.trial(&trials, &fp32, ledger, &mut reference)?;
-                trials.push(trial);
+                let trial = bench.trial(&findings.trials, &fp32, ledger, &mut seen)?;
+                findings.trials.push(trial);
             }
             Proposal::Rank(fp32) => {
                 bench.progress.stage(Stage::Rank { groups: fp32.len() }, None);
                 let gains = bench.gains(&fp32, samples, load)?;
-                ranked.push(Ranked { fp32, gains });
+                findings.ranked.push(Ranked { fp32, gains });
             }
-            Proposal::Finished(finish) => return Ok((trials, finish)),
+            Proposal::Screen(fp32) => {
+                bench.progress.stage(Stage::Screen { groups: fp32.len() }, None);
+                let base = findings.trials.iter().find(|trial| trial.fp32_groups == fp32);
+                let won = base.map(|base| bench.screen(base, &ranking, &mut seen)).transpose()?.unwrap_or_default();
+                findings.screened.push(Screened { fp32, won });
+            }
+            Proposal::Finished(finish) => return Ok((findings.trials, finish)),
         }
     }
 }

@@ -41,6 +41,7 @@ impl Progress for Announcer {
             Stage::Times => ("times", None, None),
             Stage::Replay => ("replay", None, None),
             Stage::Rank { .. } => ("rank", None, None),
+            Stage::Screen { .. } => ("screen", None, None),
             Stage::Certify { trial } => ("certify", Some(*trial), None),
             Stage::Latency { trial } => ("latency", Some(*trial), None),
         };

@@ -8,7 +8,7 @@ use crate::{
     graph::GroupId,
     job::{Job, LockedHashes, parse},
     quant::{Preset, QConfigFile, QConfigMapping},
-    search::{Finish, Proposal, Search, StrategyKind},
+    search::{Findings, Finish, Proposal, Search, StrategyKind},
     store::{JobState, SystemClock},
 };
 
@@ -34,18 +34,20 @@ fn flow(lock: JobLock, stop_after: usize) -> impl FnOnce(&mut dyn Ledger) -> Res
             strategy: StrategyKind::Greedy,
             refine: false,
         };
-        let mut trials: Vec<Trial> = Vec::new();
+        let mut findings = Findings::default();
         loop {
-            let fp32 = match search.propose(&trials, &[]) {
+            let fp32 = match search.propose(&findings) {
                 Proposal::Measure(fp32) => fp32,
-                Proposal::Rank(fp32) => panic!("greedy ranks nothing anew: {fp32:?}"),
+                Proposal::Rank(fp32) | Proposal::Screen(fp32) => panic!("greedy ranks nothing anew: {fp32:?}"),
                 Proposal::Finished(finish) => {
+                    let trials = findings.trials;
                     let chosen = pareto::choose(&trials, &search.budget).unwrap();
                     let front = pareto::front(&trials);
                     let within_budget = chosen != 0;
                     return Ok(Outcome { within_budget, trials, front, chosen, finish, certificate: None });
                 }
             };
+            let trials = &mut findings.trials;
             if trials.len() == stop_after {
                 return Err(Stopped::Cancelled);
             }

@@ -59,6 +59,17 @@ impl Budget {
         sequence(&fp32.correct, candidate, confidence).is_above(most / total.max(1) as f64)
     }
 
+    /// How many samples more than allowed a candidate has lost, on the samples that it has seen: above 0 outside the
+    /// budget, if the others change nothing. `None` for a budget in dB.
+    pub fn excess(&self, fp32: &Evaluation, candidate: &Evaluation) -> Option<f64> {
+        let (Budget::Drop { max_drop, relative }, Score::Count { correct: base, total }) = (*self, fp32.score) else {
+            return None;
+        };
+        let pairs = Pairs::of(&fp32.correct, &candidate.correct);
+        let lost = pairs.lost as f64 - pairs.won as f64;
+        Some(lost - samples(max_drop, relative, base, total).floor())
+    }
+
     /// The least score that is within the budget of an fp32 score.
     pub fn least(&self, fp32: &Score) -> f64 {
         match *self {

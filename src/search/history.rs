@@ -1,7 +1,10 @@
 //! The trials so far, as strategies look at them.
 
-use super::{Budget, Ranked, Trial, Until};
-use crate::{graph::GroupId, sensitivity::Gain};
+use super::{Budget, Findings, Step, Trial, Until};
+use crate::{
+    graph::GroupId,
+    sensitivity::{Gain, Won},
+};
 
 /// What a strategy goes by.
 #[derive(Clone, Copy, Debug)]
@@ -12,10 +15,8 @@ pub struct History<'a> {
     pub budget: &'a Budget,
     /// The trial of fp32.
     pub baseline: &'a Trial,
-    /// All trials, in order; the first is fp32.
-    pub trials: &'a [Trial],
-    /// The gains that were asked for.
-    pub ranked: &'a [Ranked],
+    /// All that was measured.
+    pub findings: &'a Findings,
     /// When the search ends.
     pub until: Until,
 }
@@ -23,12 +24,35 @@ pub struct History<'a> {
 impl<'a> History<'a> {
     /// The trial with exactly these groups in fp32, given in topological order.
     pub fn find(&self, fp32: &[GroupId]) -> Option<&'a Trial> {
-        self.trials.iter().find(|trial| trial.fp32_groups == fp32)
+        self.findings.trials.iter().find(|trial| trial.fp32_groups == fp32)
     }
 
     /// The gains that were measured with exactly these groups in fp32.
     pub fn gains(&self, fp32: &[GroupId]) -> Option<&'a [Gain]> {
-        self.ranked.iter().find(|ranked| ranked.fp32 == fp32).map(|ranked| &ranked.gains[..])
+        self.findings.ranked.iter().find(|ranked| ranked.fp32 == fp32).map(|ranked| &ranked.gains[..])
+    }
+
+    /// What each other group would win with exactly these in fp32.
+    pub fn won(&self, fp32: &[GroupId]) -> Option<&'a [Won]> {
+        self.findings.screened.iter().find(|screened| screened.fp32 == fp32).map(|screened| &screened.won[..])
+    }
+
+    /// How many samples too many the trial with these groups in fp32 has lost; `None` before it is measured, and for
+    /// metrics that do not count.
+    pub fn excess(&self, fp32: &[GroupId]) -> Option<f64> {
+        self.budget.excess(&self.baseline.evaluation, &self.find(fp32)?.evaluation)
+    }
+
+    /// The groups each of which is likely to be enough, in fp32 beside `fp32`, the likeliest first; or what must be
+    /// measured to know.
+    pub fn likely(&self, fp32: &[GroupId]) -> Result<Vec<GroupId>, Step> {
+        if let Budget::MinDb(least) = *self.budget {
+            let gains = self.gains(fp32).ok_or_else(|| Step::Rank(fp32.to_vec()))?;
+            return Ok(gains.iter().filter(|gain| gain.output >= least).map(|gain| gain.group).collect());
+        }
+        let excess = self.excess(fp32).ok_or_else(|| Step::Measure(fp32.to_vec()))?;
+        let won = self.won(fp32).ok_or_else(|| Step::Screen(fp32.to_vec()))?;
+        Ok(won.iter().filter(|won| won.samples as f64 >= excess).map(|won| won.group).collect())
     }
 
     /// Whether a trial is within the budget. fp32 does not count.
@@ -38,7 +62,7 @@ impl<'a> History<'a> {
 
     /// The trial within the budget with the fewest groups in fp32, the first among equals.
     pub fn best(&self) -> Option<&'a Trial> {
-        self.trials.iter().filter(|trial| self.is_within(trial)).min_by_key(|trial| trial.fp32_groups.len())
+        self.findings.trials.iter().filter(|trial| self.is_within(trial)).min_by_key(|trial| trial.fp32_groups.len())
     }
 
     /// Whether a trial is within the budget and that is all that is wanted.

@@ -1,6 +1,7 @@
 //! Fewer groups in fp32 than a strategy found, within the same budget.
 //!
-//! Each group that went back to fp32 is tried in int8 again, the least harmful first; then two of them for one other.
+//! Each group that went back to fp32 is tried in int8 again, the least harmful first; then the two least harmful for one
+//! other that is likely to be enough.
 //! Whatever is within the budget with fewer groups is the new start.
 
 use super::{
@@ -9,7 +10,7 @@ use super::{
 };
 use crate::graph::GroupId;
 
-/// Swaps that are tried from one start, at most.
+/// Groups that are tried for the two, at most.
 const SWAPS: usize = 3;
 
 pub(super) struct Refine;
@@ -25,21 +26,14 @@ impl Strategy for Refine {
         if let Some(fp32) = single {
             return Some(Step::Measure(fp32));
         }
-        let pairs = least_first.iter().enumerate();
-        let pairs = pairs.flat_map(|(i, &a)| least_first[i + 1..].iter().map(move |&b| [a, b]));
-        // For each pair the group that wins most in its place, then for each the second, and so on.
-        let swaps = (0..SWAPS).flat_map(|place| pairs.clone().map(move |pair| (pair, place)));
-        for (pair, place) in swaps.take(SWAPS) {
-            let start = without(best, &pair);
-            let Some(gains) = history.gains(&start) else { return Some(Step::Rank(start)) };
-            // One of the pair alone was tried before.
-            let mut others = gains.iter().map(|gain| gain.group).filter(|group| !pair.contains(group));
-            let Some(other) = others.nth(place) else { continue };
-            let fp32 = with(&start, other);
-            if history.find(&fp32).is_none() {
-                return Some(Step::Measure(fp32));
-            }
-        }
-        None
+        let [first, second, ..] = least_first[..] else { return None };
+        let start = without(best, &[first, second]);
+        let likely = match history.likely(&start) {
+            Ok(likely) => likely,
+            Err(step) => return Some(step),
+        };
+        // One of the pair alone was tried before.
+        let others = likely.into_iter().filter(|&group| group != first && group != second);
+        others.take(SWAPS).map(|group| with(&start, group)).find(fewer).map(Step::Measure)
     }
 }

@@ -10,6 +10,8 @@ pub enum Step {
     Measure(Vec<GroupId>),
     /// The gains of all other groups with these in fp32.
     Rank(Vec<GroupId>),
+    /// How many samples each other group would win with these, which were measured, in fp32.
+    Screen(Vec<GroupId>),
 }
 
 /// A way to come to a qconfig within the budget: a pure function of what was measured. fp32 and all of the starting

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     GroupSensitivity, RankBy, SensitivityError, halving,
-    probe::{Known, Switched, at_once, output_energies},
+    probe::{FIRST, Known, Switched, at_once, output_energies},
 };
 use crate::{
     cancel::Cancel,
@@ -102,7 +102,7 @@ pub fn analyze(
     let (mut local, mut accumulated, mut output) = (none(), none(), none());
     // Candidates first, the lowest SQNR in front.
     let mut order: Vec<usize> = (0..quantized.len()).collect();
-    let mut rounds = halving::rounds(quantized.len(), samples);
+    let mut rounds = halving::rounds(quantized.len(), FIRST, samples);
     if rank_by != RankBy::Output {
         rounds.truncate(1);
     }

@@ -15,6 +15,9 @@ use crate::{
     sqnr::Energies,
 };
 
+/// Samples that every candidate sees.
+pub(super) const FIRST: usize = 4;
+
 /// Every value of one sample in one plan, in f32.
 pub(super) struct Known(HashMap<ValueId, Tensor>);
 
@@ -136,7 +139,7 @@ pub fn gains(
     let switched: Vec<Switched> = quantized.iter().map(|&id| Switched::new(calibrated, base, base, id)).collect();
     let mut pooled = vec![Energies::default(); quantized.len()];
     let mut order: Vec<usize> = (0..quantized.len()).collect();
-    for round in halving::rounds(quantized.len(), samples) {
+    for round in halving::rounds(quantized.len(), FIRST, samples) {
         let candidates: Vec<&Switched> = order[..round.candidates].iter().map(|&i| &switched[i]).collect();
         let measure = |sample: usize| -> Result<Vec<Energies>, SensitivityError> {
             let x = load(sample).map_err(SensitivityError::Sample)?;

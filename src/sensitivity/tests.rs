@@ -9,9 +9,10 @@ use super::{
 use crate::{
     cancel::Cancel,
     engine::{Plan, input_tensor},
+    evaluate::{Metric, Samples, evaluate, outputs},
     kernels::Kernels,
     onnx,
-    ptq::{self, Calibrated},
+    ptq::{self, Calibrated, SampleError},
     quant::{Preset, QConfig, QConfigMapping},
     sqnr::Energies,
 };
@@ -153,4 +154,54 @@ fn gains_are_measured_under_the_present_qconfig() {
         (0..4).for_each(|i| energies.pool(Energies::of(&whole(&fp32, &picture(i)), &whole(&plan, &picture(i)))));
         assert_eq!(gain.output, energies.sqnr(), "{}", groups.get(gain.group).id);
     }
+}
+
+/// Pictures without meaning; their labels are not looked at.
+struct Pictures(usize);
+
+impl Samples for Pictures {
+    fn len(&self) -> usize {
+        self.0
+    }
+
+    fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError> {
+        Ok((picture(index), 0))
+    }
+
+    fn name(&self, index: usize) -> String {
+        index.to_string()
+    }
+}
+
+#[test]
+fn what_is_won_on_contested_samples_is_won_on_all() {
+    let (calibrated, qconfigs) = calibrated();
+    let (samples, metric, cancel) = (Pictures(120), Metric::Agreement, Cancel::default());
+    let fp32 = outputs(&calibrated.engine().fp32_plan(), &samples, &cancel).unwrap();
+    let measure = |qconfigs: &[Option<QConfig>]| {
+        evaluate(&calibrated.convert(qconfigs).plan, &samples, metric, Some(&fp32), None, &cancel, &|_, _| ()).unwrap()
+    };
+    let (base, margins) = measure(&qconfigs);
+    let mut candidates: Vec<GroupId> = calibrated.engine().groups().ids().collect();
+    candidates.reverse();
+    let contested = Contested { samples: &samples, metric, fp32: Some(&fp32), margins: &margins };
+    let found = screen(&calibrated, &qconfigs, &candidates, contested, &cancel).unwrap();
+    assert_eq!(found.len(), candidates.len());
+    let right = |correct: &[bool]| correct.iter().filter(|right| **right).count() as i64;
+    // The first has seen all contested samples.
+    let mut switched = qconfigs.clone();
+    switched[found[0].group.0] = None;
+    let won = right(&measure(&switched).0.correct) - right(&base.correct);
+    assert!(found[0].samples > 0 && won == found[0].samples, "{won} won, and {found:?}");
+    assert_eq!(found, screen(&calibrated, &qconfigs, &candidates, contested, &cancel).unwrap());
+    // With as few samples as all candidates see, nobody is left out, and ties keep the order of the candidates.
+    let few = Contested { margins: &margins[..16], ..contested };
+    let found = screen(&calibrated, &qconfigs, &candidates, few, &cancel).unwrap();
+    for Won { group, samples } in &found {
+        let mut switched = qconfigs.clone();
+        switched[group.0] = None;
+        let won = right(&measure(&switched).0.correct[..16]) - right(&base.correct[..16]);
+        assert_eq!(won, *samples, "group {}", group.0);
+    }
+    assert!(found.is_sorted_by(|a, b| a.samples > b.samples || (a.samples == b.samples && a.group > b.group)));
 }
