@@ -9,6 +9,7 @@ mod deployment;
 mod export;
 mod format;
 mod groups;
+mod init;
 mod input;
 mod inspect;
 mod jobs;
@@ -61,6 +62,7 @@ const EXIT_USAGE: u8 = 2;
 
 const AFTER_HELP: &str = "\
 Examples:
+  qtuned init model.onnx data/                     write a job, with comments and a guessed preprocessing
   qtuned validate job.yaml                         check a job and say what it will do
   qtuned run job.yaml                              search; the same command again continues after a stop
   qtuned run job.yaml --set budget.max_drop=0.02   change a value of the job for this run
@@ -114,6 +116,7 @@ struct Global {
 enum Command {
     Run(run::RunArgs),
     Validate(validate::ValidateArgs),
+    Init(init::InitArgs),
     Schema(schema::SchemaArgs),
     Inspect(inspect::InspectArgs),
     Analyze(analyze::AnalyzeArgs),
@@ -227,6 +230,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Export(args) => export::run(global, args),
         Command::Verify(args) => verify::run(global, args),
         Command::Validate(args) => validate::run(global, args),
+        Command::Init(args) => init::run(global, args),
         Command::Schema(args) => schema::run(args),
         Command::Inspect(args) => inspect::run(global, args),
         Command::Analyze(args) => analyze::run(global, args),

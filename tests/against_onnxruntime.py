@@ -2,7 +2,7 @@
 
     pip install onnx onnxruntime numpy
     cargo build --release
-    python3 tests/against_onnxruntime.py FOLDER [--qtuned target/release/qtuned] [--batch 2] [--limit 1e-4]
+    python3 tests/against_onnxruntime.py FOLDER [--qtuned target/release/qtuned] [--batch 2] [--limit 1e-4] [--shape 3x320x320]
 
 Each model runs in fp32 in both, on the same standard normal input; the relative error of an output is the largest
 difference over the largest magnitude. It also runs with every group in int8, calibrated on that input, and the SQNR
@@ -31,11 +31,13 @@ def session(path):
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def made_up_input(runtime, batch):
-    """Of the first input's shape; where the file fixes the batch, that many."""
+def made_up_input(runtime, batch, shape=None):
+    """Of the first input's shape; where the file fixes the batch, that many. `shape` says sizes that are open."""
     described = runtime.get_inputs()[0]
-    dims = [dim if isinstance(dim, int) else None for dim in described.shape]
+    dims = [dim if isinstance(dim, int) and dim > 0 else None for dim in described.shape]
     dims[0] = dims[0] or batch
+    if shape:
+        dims = [dims[0], *(own or given for own, given in zip(dims[1:], map(int, shape.split("x"))))]
     if None in dims:
         sys.exit(f"{described.name}: shape {described.shape} is open")
     numbers = np.random.default_rng(0).standard_normal(dims)
@@ -60,12 +62,13 @@ def sqnr(reference, got):
     return 10 * np.log10(np.square(reference.astype(np.float64)).sum() / noise) if noise else float("inf")
 
 
-def compare(binary, path, batch):
+def compare(binary, path, batch, shape=None):
     """A line of the table, and the largest relative error; None where the model does not run."""
     runtime = session(path)
-    name, array = made_up_input(runtime, batch)
+    name, array = made_up_input(runtime, batch, shape)
+    options = ["--model-shape", shape] if shape else []
     expected = dict(zip((o.name for o in runtime.get_outputs()), runtime.run(None, {name: array})))
-    got, problem = predict(binary, path, array)
+    got, problem = predict(binary, path, array, *options)
     if problem:
         return problem, None
     worst = 0.0
@@ -76,7 +79,7 @@ def compare(binary, path, batch):
         error = np.abs(got[output] - values).max() / max(np.abs(values).max(), np.finfo(np.float32).tiny)
         # A NaN is an error of its own.
         worst = max(worst, float(error)) if np.isfinite(error) else float("inf")
-    integer, problem = predict(binary, path, array, "--preset", "onednn")
+    integer, problem = predict(binary, path, array, "--preset", "onednn", *options)
     first = next(iter(expected))
     int8 = problem or f"int8 {sqnr(got[first], integer[first]):6.1f} dB"
     return f"relative error {worst:.1e}   {int8}", None if problem else worst
@@ -87,6 +90,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--qtuned", default="target/release/qtuned")
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--shape", help="of a sample, where files leave it open, such as 3x320x320")
     parser.add_argument("--limit", type=float, default=1e-4)
     args = parser.parse_args()
     paths = [args.folder] if args.folder.is_file() else sorted(args.folder.rglob("*.onnx"))
@@ -94,7 +98,7 @@ def main():
         sys.exit(f"{args.folder}: no .onnx file")
     failed = 0
     for path in paths:
-        line, error = compare(args.qtuned, path, args.batch)
+        line, error = compare(args.qtuned, path, args.batch, args.shape)
         good = error is not None and error <= args.limit
         failed += not good
         print(f"{'ok  ' if good else 'FAIL'} {path.stem:40} {line}", flush=True)
@@ -102,4 +106,5 @@ def main():
     sys.exit(1 if failed else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -326,6 +326,7 @@ fn help_has_examples_and_exit_codes() {
     for command in [
         "run", "validate", "inspect", "bench", "predict", "serve", "submit", "jobs", "show", "watch", "cancel",
         "retry", "rm", "logs", "export", "trials", "groups", "front", "query", "replay", "report", "db", "merge",
+        "analyze", "init", "schema", "verify",
     ] {
         let done = bench.qtuned(&[command, "--help"]);
         assert!(done.code == 0 && done.stdout.contains("Examples:"), "{command}");

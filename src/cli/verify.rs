@@ -22,7 +22,9 @@ use crate::{
     evaluate::{Gate, Protocol, fingerprint, outputs},
     export::{self, Exported, Target},
     graph::Groups,
-    job, output,
+    job,
+    onnx::Reading,
+    output,
     pipeline::SplitSamples,
     ptq,
     search::Key,
@@ -81,6 +83,12 @@ enum Peer {
 
 pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     let deployment = args.deployment.find(global)?.read()?;
+    let Reading { input, fixed, output, shape: _ } = &deployment.reading;
+    if args.engine.is_some() && (input.is_some() || !fixed.is_empty() || output.is_some()) {
+        bail!(
+            "--engine gives a model one input and reads its first output, and this one is read otherwise: see `model:`"
+        );
+    }
     let cancel = Cancel::default();
     let dataset = open_data(args, &deployment, &cancel)?;
     let samples = SplitSamples { dataset: &dataset, part: Part::Certify, order: None };

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use super::{
-    array::{Known, count},
+    array::count,
     error::OnnxError,
     proto::{GraphProto, ValueInfoProto, data_type, dimension_proto},
-    reading::Reading,
+    reading::{Fixed, Reading},
     tensor::MAX_ELEMENTS,
     view::{Axes, Factor, plain},
 };
@@ -29,7 +29,7 @@ pub(super) struct Entry {
 
 /// Finds the input that samples go to, and the values of those that are fixed; a constant that is listed as an input too
 /// is none.
-pub(super) fn entry(file: &GraphProto, reading: &Reading) -> Result<(Entry, Vec<(String, Known)>), OnnxError> {
+pub(super) fn entry(file: &GraphProto, reading: &Reading) -> Result<(Entry, Fixed), OnnxError> {
     let constants: HashSet<&str> = file.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
     let inputs: Vec<&ValueInfoProto> =
         file.input.iter().filter(|input| !constants.contains(input.name.as_str())).collect();

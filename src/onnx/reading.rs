@@ -31,6 +31,9 @@ pub struct Reading {
     pub output: Option<String>,
 }
 
+/// Inputs that are constants from here on: their names and values.
+pub(super) type Fixed = Vec<(String, Known)>;
+
 impl Reading {
     /// Reads and imports an ONNX file; external data must lie in the file's folder.
     ///
@@ -69,7 +72,7 @@ impl Reading {
     pub(super) fn choose_input<'a>(
         &self,
         inputs: &[&'a ValueInfoProto],
-    ) -> Result<(&'a ValueInfoProto, Vec<(String, Known)>), OnnxError> {
+    ) -> Result<(&'a ValueInfoProto, Fixed), OnnxError> {
         let refuse = |reason: String| Err(OnnxError::Model(reason));
         let named = |name: &str| inputs.iter().find(|input| input.name == name).copied();
         let absent =

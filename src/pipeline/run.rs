@@ -63,6 +63,12 @@ pub enum PipelineError {
         /// The model's input without the batch.
         input: Vec<usize>,
     },
+    /// The model's input is not of pictures, so that there is nothing to guess of a job.
+    #[error("the model's input [{}] is no picture of channels, height and width: a job cannot be guessed for it", input.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    NoPictures {
+        /// The model's input without the batch.
+        input: Vec<usize>,
+    },
     /// The starting qconfig leaves every group in fp32, or the model has none.
     #[error("qconfig: the model has no group that this qconfig quantizes")]
     NothingToQuantize,

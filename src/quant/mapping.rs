@@ -56,13 +56,12 @@ pub enum MappingError {
         suggestion: Option<String>,
     },
     /// A regular expression that cannot be read.
-    #[error("module_name_regex: `{pattern}` is not a regular expression")]
+    #[error("module_name_regex: `{pattern}` is not a regular expression: {reason}")]
     Regex {
         /// As given.
         pattern: String,
-        /// Why.
-        #[source]
-        source: Box<regex::Error>,
+        /// Why; of what the crate regex says in several lines the last.
+        reason: String,
     },
     /// A contradiction in one of the qconfigs.
     #[error("{place}")]
@@ -160,8 +159,13 @@ impl QConfigMapping {
 
     fn regexes(&self) -> Result<Vec<(Regex, Option<QConfig>)>, MappingError> {
         let compile = |(pattern, qconfig): &(String, Option<QConfig>)| {
-            let regex = Regex::new(pattern)
-                .map_err(|source| MappingError::Regex { pattern: pattern.clone(), source: Box::new(source) })?;
+            let refused = |error: regex::Error| {
+                let text = error.to_string();
+                let last = text.lines().next_back().unwrap_or_default();
+                let reason = last.strip_prefix("error: ").unwrap_or(last).to_owned();
+                MappingError::Regex { pattern: pattern.clone(), reason }
+            };
+            let regex = Regex::new(pattern).map_err(refused)?;
             Ok((regex, *qconfig))
         };
         self.module_name_regex.iter().map(compile).collect()

@@ -131,7 +131,7 @@ pub(super) fn range(site: &Site<'_>) -> Result<Option<Known>, Refusal> {
         Ok(site.numbers(index)?.filter(|array| array.data.len() == 1).map(|array| array.data[0]))
     };
     if let Some(Known::Floats(_)) = site.known(0)? {
-        return Ok(None);
+        return float_range(site);
     }
     let (Some(start), Some(limit), Some(delta)) = (one(0)?, one(1)?, one(2)?) else { return Ok(None) };
     let steps = i128::from(limit) - i128::from(start);
@@ -146,6 +146,20 @@ pub(super) fn range(site: &Site<'_>) -> Result<Option<Known>, Refusal> {
     }
     let at = |i: i128| Int::Fixed((i128::from(start) + i * delta) as i64);
     Ok(Some(Known::Ints(Array::list((0..len.max(0)).map(at).collect()))))
+}
+
+/// `start + i·delta` below the limit, in f32; as many as `ceil((limit − start) / delta)` says.
+fn float_range(site: &Site<'_>) -> Result<Option<Known>, Refusal> {
+    let one = |index| -> Result<Option<f32>, Refusal> {
+        Ok(site.floats_input(index)?.and_then(|numbers| <[f32; 1]>::try_from(numbers).ok()).map(|[number]| number))
+    };
+    let (Some(start), Some(limit), Some(delta)) = (one(0)?, one(1)?, one(2)?) else { return Ok(None) };
+    let len = ((f64::from(limit) - f64::from(start)) / f64::from(delta)).ceil();
+    if len.is_nan() || len > MAX_JOINED as f64 {
+        return Ok(None);
+    }
+    let numbers = (0..len.max(0.0) as usize).map(|i| start + i as f32 * delta).collect();
+    Ok(Some(Known::Floats(Array::list(numbers))))
 }
 
 pub(super) fn reshape(site: &Site<'_>) -> Result<Option<Known>, Refusal> {

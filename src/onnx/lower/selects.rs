@@ -9,6 +9,10 @@ use super::{
 };
 use crate::graph::Op;
 
+/// Ends from here on mean the end of an axis, whose length may not be known: ONNX says to write INT_MAX, tf2onnx writes
+/// this. No axis is as long.
+const TO_THE_END: i64 = 1_000_000_000;
+
 /// The value's axis that axis `at` of input 0 is; where it is none, the input is brought in order once.
 fn along(site: &Site<'_>, at: usize) -> Result<usize, Refusal> {
     let (view, shape) = site.view(0)?;
@@ -38,7 +42,7 @@ pub(super) fn slice(site: &Site<'_>) -> Result<Outcome, Refusal> {
     let mut steps = Vec::new();
     for (at, start, end, step) in site.slices(view.axes.len())? {
         // All of an axis, whichever it is.
-        if start == 0 && end >= i64::from(i32::MAX) && step == 1 {
+        if start == 0 && end >= TO_THE_END && step == 1 {
             continue;
         }
         let axis = along(site, at)?;

@@ -81,3 +81,23 @@ fn constants_that_cannot_be_folded_are_unsupported() {
     let divided = zero.node("Div", &["a", "z"], "t", &[]).node("Reshape", &["x", "t"], "y", &[]);
     assert_eq!(divided.error(), "operator `Div` (node `Div_0`, domain `ai.onnx`, opset 13) is not supported");
 }
+
+#[test]
+fn ranges_of_floats_are_known() {
+    let range = |start: f32, limit: f32, delta: f32| {
+        let number = |build: Build, name: &str, value| build.floats(name, &[], &[value]);
+        let build = number(number(number(Build::new(13, &[3]), "start", start), "limit", limit), "delta", delta);
+        build.node("Range", &["start", "limit", "delta"], "r", &[]).node("Mul", &["x", "r"], "y", &[])
+    };
+    let factors = |start, limit, delta| {
+        let graph = range(start, limit, delta).import();
+        let Op::Conv(conv) = &graph.nodes[1].op else { panic!("{:?}", graph.nodes) };
+        conv.weight.data.to_vec()
+    };
+    assert_eq!(factors(0.5, 3.1, 1.0), [0.5, 1.5, 2.5]);
+    // As many as there are before the limit, downwards too.
+    assert_eq!(factors(2.0, -1.0, -1.0), [2.0, 1.0, 0.0]);
+    for (limit, delta) in [(1.0, 0.0), (f32::NAN, 1.0), (f32::INFINITY, 1.0), (1e9, 1.0)] {
+        assert!(range(0.0, limit, delta).error().contains("operator `Range`"), "{limit} {delta}");
+    }
+}

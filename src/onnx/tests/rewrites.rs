@@ -101,3 +101,51 @@ fn reshapes_are_joined_and_rewrites_are_told() {
     let told: Vec<_> = model.rewrites.iter().map(|rewrite| (rewrite.kind, rewrite.node.as_str())).collect();
     assert_eq!(told, [("reshapes joined", "second")]);
 }
+
+#[test]
+fn every_kind_of_rewrite_is_told_with_its_node() {
+    let told = |build: Build| -> Vec<(&'static str, String)> {
+        let model = crate::onnx::import(&build.output("y").bytes(), None).map_err(|error| chain(&error)).unwrap();
+        model.rewrites.into_iter().map(|rewrite| (rewrite.kind, rewrite.node)).collect()
+    };
+    let gate = [float("alpha", 1.0 / 6.0), float("beta", 0.5)];
+    let silu = Build::new(13, &[3]).node("Sigmoid", &["x"], "s", &[]).named("n", "Mul", &["x", "s"], "y", &[]);
+    let hard = Build::new(13, &[3]).node("HardSigmoid", &["x"], "g", &gate).named("n", "Mul", &["x", "g"], "y", &[]);
+    let numbers = one(one(one(Build::new(13, &[3, 4]), "root", 2f32.sqrt()), "one", 1.0), "half", 0.5);
+    let gelu = numbers.node("Div", &["x", "root"], "d", &[]).node("Erf", &["d"], "e", &[]);
+    let gelu = gelu.node("Add", &["e", "one"], "g", &[]).node("Mul", &["x", "half"], "h", &[]);
+    let gelu = gelu.named("n", "Mul", &["h", "g"], "y", &[]);
+    let axis = [int_list("axes", &[-1])];
+    let layer = one(one(Build::new(13, &[5, 4]), "two", 2.0), "eps", 1e-5).node("ReduceMean", &["x"], "m", &axis);
+    let layer = layer.node("Sub", &["x", "m"], "d", &[]).node("Pow", &["d", "two"], "p", &[]);
+    let layer = layer.node("ReduceMean", &["p"], "v", &axis).node("Add", &["v", "eps"], "e", &[]);
+    let layer = layer.node("Sqrt", &["e"], "s", &[]).named("n", "Div", &["d", "s"], "y", &[]);
+    let shuffle = Build::new(13, &[6, 2, 2]).ints("split", &[5], &[0, 2, 3, 2, 2]).ints("join", &[4], &[0, 6, 2, 2]);
+    let shuffle = shuffle.node("Reshape", &["x", "split"], "s", &[]);
+    let shuffle = shuffle.node("Transpose", &["s"], "t", &[int_list("perm", &[0, 2, 1, 3, 4])]);
+    let shuffle = shuffle.named("n", "Reshape", &["t", "join"], "y", &[]);
+    let conv = Build::new(13, &[2, 3, 3]).weight("w", &[2, 2, 1, 1]).floats("g", &[2], &[1.0, 2.0]);
+    let conv = conv.node("Conv", &["x", "w"], "c", &[]);
+    let norm = conv.clone().named("n", "BatchNormalization", &["c", "g", "g", "g", "g"], "y", &[]);
+    // Dropout and Identity stand between a layer and what is folded into it.
+    let apart = conv.named("drop", "Dropout", &["c"], "d", &[]).named("same", "Identity", &["d"], "i", &[]);
+    let apart = apart.named("n", "BatchNormalization", &["i", "g", "g", "g", "g"], "y", &[]);
+    let sum = one(one(Build::new(13, &[3]), "a", 1.0), "b", 2.0).named("n", "Add", &["a", "b"], "c", &[]);
+    let sum = sum.node("Add", &["x", "c"], "y", &[]);
+    let n = |kind| (kind, "n".to_owned());
+    for (build, wanted) in [
+        (silu, n("silu")),
+        (hard, n("hard swish")),
+        (gelu, n("gelu")),
+        (layer, n("layer normalization")),
+        (shuffle, n("channel shuffle")),
+        (norm, n("folded into the layer before it")),
+        (apart.clone(), n("folded into the layer before it")),
+        (apart.clone(), ("moves no element", "drop".to_owned())),
+        (apart, ("moves no element", "same".to_owned())),
+        (sum, n("constant")),
+    ] {
+        let found = told(build);
+        assert!(found.contains(&wanted), "{wanted:?} in {found:?}");
+    }
+}

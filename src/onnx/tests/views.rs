@@ -205,3 +205,11 @@ fn constants_of_every_shape_are_added() {
         }
     }
 }
+
+#[test]
+fn slices_to_the_end_leave_the_batch_alone() {
+    for end in [i64::MAX, i64::from(i32::MAX), 1_000_000_000] {
+        let build = Build::new(13, &[4, 5]).ints("from", &[3], &[0, 1, 0]).ints("to", &[3], &[end, end, end]);
+        assert_eq!(shape(&build.node("Slice", &["x", "from", "to"], "y", &[]).import()), [3, 5], "{end}");
+    }
+}

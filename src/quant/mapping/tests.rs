@@ -287,8 +287,11 @@ fn errors_name_the_section_and_suggest_the_nearest_name() {
              `features.1.conv, Conv, 0`?",
         ),
         ("module_name_regex: {'head': null}", "module_name_regex: `head` matches no group of the model"),
-        ("module_name_regex: {'(': null}", "module_name_regex: `(` is not a regular expression"),
-        ("module_name_regex: {'features)|(x': null}", "module_name_regex: `features)|(x` is not a regular expression"),
+        ("module_name_regex: {'(': null}", "module_name_regex: `(` is not a regular expression: unclosed group"),
+        (
+            "module_name_regex: {'features)|(x': null}",
+            "module_name_regex: `features)|(x` is not a regular expression: unopened group",
+        ),
         ("object_type: {Conv: {weight: {quant_min: 3}}}", "object_type: `Conv`"),
         ("'': {weight: {quant_max: 300}}", "qconfig"),
         (
