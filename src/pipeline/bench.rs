@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cancel::Cancel,
-    dataset::{Dataset, Part},
+    dataset::{Dataset, Part, Sample},
     engine::{Plan, input_tensor},
     evaluate::{self, Enough, Evaluation, Gate, Latency, LatencyError, Metric, Protocol, Samples, Score},
     graph::GroupId,
@@ -35,6 +35,17 @@ impl SplitSamples<'_> {
     fn place(&self, index: usize) -> usize {
         self.order.and_then(|order| order.get(index).copied()).unwrap_or(index)
     }
+
+    /// A sample that is read once and then no more: it takes no room from those that are read in every trial.
+    pub(super) fn load_once(&self, index: usize) -> Result<Tensor, SampleError> {
+        Ok(input(self.dataset.load_once(self.part, self.place(index))?)?.0)
+    }
+}
+
+/// A sample as the network reads it, and its label.
+fn input(sample: Sample) -> Result<(Tensor, u32), SampleError> {
+    let x = input_tensor(sample.input, 1, [sample.height, sample.width, sample.channels])?;
+    Ok((x, sample.label))
 }
 
 impl Samples for SplitSamples<'_> {
@@ -43,9 +54,7 @@ impl Samples for SplitSamples<'_> {
     }
 
     fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError> {
-        let sample = self.dataset.load(self.part, self.place(index))?;
-        let x = input_tensor(sample.input, 1, [sample.height, sample.width, sample.channels])?;
-        Ok((x, sample.label))
+        input(self.dataset.load(self.part, self.place(index))?)
     }
 
     fn name(&self, index: usize) -> String {

@@ -261,7 +261,7 @@ pub(super) fn calibrate(
     cancel: &Cancel,
 ) -> Result<Calibrated, PipelineError> {
     let calibrate = calibration(opened);
-    let load = |index: usize| calibrate.load(index).map(|(x, _)| x);
+    let load = |index: usize| calibrate.load_once(index);
     let prepared = ptq::prepare(opened.model.graph.clone(), kernels);
     progress.stage(Stage::Calibrate, Some(calibrate.len() as u64));
     let _gate = Gate::compute(cancel)?;
