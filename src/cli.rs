@@ -2,6 +2,7 @@
 
 mod act;
 mod bench;
+mod data;
 mod db;
 mod deployment;
 mod export;
@@ -108,6 +109,7 @@ struct Global {
 enum Command {
     Run(run::RunArgs),
     Validate(validate::ValidateArgs),
+    Data(data::DataArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
     Predict(predict::PredictArgs),
@@ -214,6 +216,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Export(args) => export::run(global, args),
         Command::Verify(args) => verify::run(global, args),
         Command::Validate(args) => validate::run(global, args),
+        Command::Data(args) => data::run(global, args),
         Command::Inspect(args) => inspect::run(global, args),
         Command::Bench(args) => bench::run(global, args),
         Command::Predict(args) => predict::run(global, args),
