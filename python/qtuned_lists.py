@@ -13,7 +13,12 @@ def _read(path):
 
 
 def torch_qconfig_mapping(path):
-    """`torch.ao.quantization.QConfigMapping` of `--format torch`."""
+    """`torch.ao.quantization.QConfigMapping` of `--format torch`.
+
+    PyTorch has no observers `percentile`, `mse` and `entropy`; its `HistogramObserver` stands in for them.
+    """
+    import warnings
+
     import torch
     from torch.ao import quantization as q
 
@@ -32,8 +37,10 @@ def torch_qconfig_mapping(path):
         if entry is None:
             return None
         activation, weight = entry["activation"], entry["weight"]
+        if activation["observer"] not in activation_observers:
+            warnings.warn(f"PyTorch has no observer {activation['observer']}: HistogramObserver is used")
         return q.QConfig(
-            activation=observer(activation_observers[activation["observer"]], activation,
+            activation=observer(activation_observers.get(activation["observer"], q.HistogramObserver), activation,
                                 reduce_range=activation["reduce_range"]),
             weight=observer(weight_observers[weight["qscheme"]], weight, quant_min=-127, quant_max=127))
 

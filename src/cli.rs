@@ -4,6 +4,7 @@ mod act;
 mod against;
 mod analyze;
 mod bench;
+mod data;
 mod db;
 mod deployment;
 mod export;
@@ -118,6 +119,7 @@ enum Command {
     Validate(validate::ValidateArgs),
     Init(init::InitArgs),
     Schema(schema::SchemaArgs),
+    Data(data::DataArgs),
     Inspect(inspect::InspectArgs),
     Analyze(analyze::AnalyzeArgs),
     Bench(bench::BenchArgs),
@@ -232,6 +234,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Validate(args) => validate::run(global, args),
         Command::Init(args) => init::run(global, args),
         Command::Schema(args) => schema::run(args),
+        Command::Data(args) => data::run(global, args),
         Command::Inspect(args) => inspect::run(global, args),
         Command::Analyze(args) => analyze::run(global, args),
         Command::Bench(args) => bench::run(global, args),

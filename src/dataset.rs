@@ -1,18 +1,24 @@
 //! Labelled samples: readers, preprocessing, splits.
 //!
-//! [`Dataset::open`] reads the list of samples and splits it. Arrays (IDX, npz) stay in memory whole
-//! as u8; pictures in files are decoded when they are first loaded, and what preprocessing makes of
-//! them before scaling is kept as u8 up to a limit ([`Dataset::with_cache_bytes`]). So memory is
-//! bounded by the arrays, the cache, and one picture for each thread that loads.
+//! [`Dataset::open`] reads the list of samples and splits it. Compressed arrays (IDX, npz) stay in memory whole as u8;
+//! samples of others (npy, safetensors) and encoded pictures are read and decoded when they are loaded, by as many threads
+//! as load. What preprocessing makes of pictures before scaling is kept as u8 up to a limit ([`DataSpec::cache_mib`]). So
+//! memory is bounded by the list, compressed arrays, the cache, and one picture for each thread that loads.
 
+mod array;
 mod error;
 mod file;
 mod idx;
+mod label_map;
+mod list;
+mod npy;
 mod npz;
+mod parquet;
 mod picture;
 mod preprocess;
 mod recognize;
 mod resize;
+mod safetensors;
 mod spec;
 mod split;
 mod table;
@@ -26,23 +32,21 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 pub use error::DatasetError;
-pub use npz::{Array, read_numbers};
+use label_map::LabelMap;
+pub use npy::{Array, npy_header, read_numbers};
 use preprocess::{Geometry, Normalizer};
 pub use recognize::{Recognized, recognize};
 pub use spec::{
-    Channels, DataSpec, IdxFiles, Interpolation, NpzFile, Preprocess, Resize, ResizeTo, Size, Source, SplitCounts,
-    SplitSpec,
+    Channels, DataSpec, IdxFiles, Interpolation, NpyFiles, NpzFile, Orientation, ParquetFiles, Preprocess, Resize,
+    ResizeTo, SafetensorsFile, Size, Source, SplitCounts, SplitSpec,
 };
 pub use split::permutation;
 use table::{Row, Table};
 
 use crate::cancel::Cancel;
 
-/// How many bytes of preprocessed pictures are kept unless told otherwise.
-pub const DEFAULT_CACHE_BYTES: usize = 1 << 30;
-
 /// Heads the digest, so that a change of its form changes its value.
-const DIGEST_DOMAIN: &[u8] = b"qtuned dataset 1\0";
+const DIGEST_DOMAIN: &[u8] = b"qtuned dataset 2\0";
 
 /// What a sample is used for. No sample has two uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,9 +119,10 @@ impl Dataset {
     /// Relative paths start at `base`, the folder of the job's file. With a `root`, pictures that are listed must lie
     /// below it, also after following links.
     pub fn open(spec: &DataSpec, base: &Path, root: Option<&Path>, cancel: &Cancel) -> Result<Dataset, DatasetError> {
+        let label_map = spec.label_map.as_ref().map(|path| LabelMap::read(&base.join(path))).transpose()?;
         let read = |source| {
             cancel.check()?;
-            Table::read(source, base, root)
+            Table::read(source, base, root, label_map.as_ref())
         };
         let images = read(&spec.images)?;
         let calibration = spec.calibration_images.as_ref().map(read).transpose()?;
@@ -134,7 +139,7 @@ impl Dataset {
         let geometry = Geometry::new(&spec.preprocess);
         let first = split.search[0];
         let picture = geometry
-            .apply(images.picture(first)?)
+            .apply(images.picture(first, geometry.orientation)?)
             .map_err(|problem| DatasetError::Picture { sample: images.place(first), problem })?;
         Ok(Dataset {
             normalizer: Normalizer::new(&spec.preprocess, picture.channels)?,
@@ -145,15 +150,9 @@ impl Dataset {
             calibrate: Members::new(split.calibrate),
             search: Members::new(split.search),
             certify: Members::new(split.certify),
-            cache_limit: DEFAULT_CACHE_BYTES,
+            cache_limit: (spec.cache_mib as usize) << 20,
             cached: AtomicUsize::new(0),
         })
-    }
-
-    /// Keeps at most this many bytes of preprocessed pictures. 0 decodes at every load.
-    pub fn with_cache_bytes(mut self, limit: usize) -> Dataset {
-        self.cache_limit = limit;
-        self
     }
 
     /// Height, width and channels of every sample's input.
@@ -195,14 +194,23 @@ impl Dataset {
         }
     }
 
-    /// The `index`-th sample of a part.
+    /// The `index`-th sample of a part, whose pixels are kept for the next time if there is room.
     pub fn load(&self, part: Part, index: usize) -> Result<Sample, DatasetError> {
+        self.read(part, index, true)
+    }
+
+    /// As [`Dataset::load`], for samples that are not read again: nothing is kept.
+    pub fn load_once(&self, part: Part, index: usize) -> Result<Sample, DatasetError> {
+        self.read(part, index, false)
+    }
+
+    fn read(&self, part: Part, index: usize, keep: bool) -> Result<Sample, DatasetError> {
         let (table, members) = self.part(part);
         let Some(&row) = members.rows.get(index) else {
             let count = members.rows.len();
             return Err(DatasetError::NoSuchSample { part: part.name(), index, count });
         };
-        let pixels = self.pixels(table, row, &members.pixels[index])?;
+        let pixels = self.pixels(table, row, &members.pixels[index], keep)?;
         let Row { name, label } = &table.rows[row];
         let [height, width, channels] = self.shape;
         Ok(Sample { input: self.normalizer.apply(&pixels), height, width, channels, label: *label, name: name.clone() })
@@ -247,6 +255,7 @@ impl Dataset {
         table: &'a Table,
         row: usize,
         kept: &'a OnceLock<Box<[u8]>>,
+        keep: bool,
     ) -> Result<Cow<'a, [u8]>, DatasetError> {
         if let Some(pixels) = kept.get() {
             return Ok(Cow::Borrowed(pixels));
@@ -263,14 +272,17 @@ impl Dataset {
         };
         if let Some(array) = table.array().filter(|array| self.geometry.keeps(array.channels)) {
             check([array.height, array.width, array.channels])?;
-            return Ok(Cow::Borrowed(array.sample(row)));
+            return array.sample(row);
         }
         let picture = self
             .geometry
-            .apply(table.picture(row)?)
+            .apply(table.picture(row, self.geometry.orientation)?)
             .map_err(|problem| DatasetError::Picture { sample: table.place(row), problem })?;
         check([picture.height, picture.width, picture.channels])?;
         let pixels = picture.pixels;
+        if !keep {
+            return Ok(Cow::Owned(pixels));
+        }
         // Room is taken first and given back where another thread was faster.
         let bytes = pixels.len();
         let before = self.cached.fetch_add(bytes, Ordering::Relaxed);

@@ -324,9 +324,13 @@ impl JobSpec {
             match source {
                 Source::Csv(path) | Source::ImageFolder(path) => files.push((place, path)),
                 Source::Idx(idx) => files.extend([(place, &mut idx.images), (place, &mut idx.labels)]),
+                Source::Npy(npy) => files.extend([(place, &mut npy.images), (place, &mut npy.labels)]),
                 Source::Npz(npz) => files.push((place, &mut npz.file)),
+                Source::Safetensors(safetensors) => files.push((place, &mut safetensors.file)),
+                Source::Parquet(parquet) => files.push((place, &mut parquet.path)),
             }
         }
+        files.extend(self.data.label_map.as_mut().map(|path| ("data.label_map", path)));
         if let SplitSpec::File(path) = &mut self.data.split {
             files.push(("data.split.file", path));
         }

@@ -179,8 +179,8 @@ impl Prepared {
     }
 
     /// Runs `samples` samples in fp32 and keeps the statistics of every observed tensor. Samples run in parallel
-    /// on the current rayon pool and are merged in their order, so threads change nothing; memory does not grow
-    /// with their number. `progress` hears how many are done.
+    /// on the current rayon pool. Statistics merge exactly and means are summed in the order of samples, so threads change
+    /// nothing; memory does not grow with their number. `progress` hears how many are done.
     ///
     /// # Errors
     /// A sample that cannot be read or run, or a value that is not finite.

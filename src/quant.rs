@@ -2,6 +2,7 @@
 
 mod affine;
 mod file;
+mod histogram;
 mod mapping;
 mod observer;
 mod qconfig;
@@ -9,9 +10,10 @@ mod schema;
 
 pub use affine::{AddMultipliers, Affine, WeightScales, requantization_multiplier, round_half_even};
 pub use file::{GroupParameters, Precision, QConfigFile, TensorParameters, WeightParameters};
+pub use histogram::Histogram;
 pub use mapping::{MappingError, OrderEntry, QConfigMapping};
-pub use observer::{Histogram, TensorStatistics};
+pub use observer::TensorStatistics;
 pub use qconfig::{
-    ActivationDtype, ActivationScheme, ActivationSpec, ObserverKind, Preset, QConfig, QConfigError, WeightDtype,
-    WeightScheme, WeightSpec,
+    ActivationDtype, ActivationScheme, ActivationSpec, ObserverKind, Percentile, Preset, QConfig, QConfigError,
+    WeightDtype, WeightScheme, WeightSpec,
 };

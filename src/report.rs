@@ -138,7 +138,7 @@ impl JobReport {
     ) -> Result<JobReport, ReportError> {
         let unreadable = |e: serde_yaml::Error| ReportError::Lock { job: job.name.clone(), source: Box::new(e) };
         let lock: JobLock = serde_yaml::from_str(&job.lock).map_err(unreadable)?;
-        let spec = lock.job.budget;
+        let spec = &lock.job.budget;
         let budget = spec.budget();
         let baseline = trials.first().map(TrialSummary::measured);
         let chosen = trials.iter().find(|trial| trial.chosen);

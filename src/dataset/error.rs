@@ -17,10 +17,10 @@ pub enum DatasetError {
         source: io::Error,
     },
     /// A picture's bytes are no picture that can be decoded.
-    #[error("failed to decode the picture {}", path.display())]
+    #[error("failed to decode the picture {sample}")]
     Decode {
-        /// The picture.
-        path: PathBuf,
+        /// The picture's path, or its row and its file.
+        sample: String,
         /// Why.
         source: image::ImageError,
     },

@@ -10,7 +10,7 @@ use super::error::{DatasetError, Fault};
 const MAX_ARRAY_BYTES: u64 = 4 << 30;
 
 /// Most bytes one encoded picture or split file may have.
-const MAX_FILE_BYTES: u64 = 512 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 512 << 20;
 
 /// Deflate makes at most 1032 bytes of one.
 const MAX_INFLATION: u64 = 1032;
@@ -53,12 +53,8 @@ pub(super) fn inflated_limit(compressed: u64) -> u64 {
 /// An array's bytes: as many as its header claims, and no more after them. `limit` is what the
 /// file can hold: a claim above it fails before anything is allocated.
 pub(super) fn read_array(reader: &mut impl Read, dims: &[u64], item_bytes: u64, limit: u64) -> Result<Vec<u8>, Fault> {
-    let claimed = dims.iter().try_fold(item_bytes, |bytes, &dim| bytes.checked_mul(dim));
     let shape = || format!("{dims:?} items of {item_bytes} bytes");
-    let Some(claimed) = claimed.filter(|&bytes| bytes <= limit) else {
-        let problem = format!("claims {}, the file holds at most {limit} bytes", shape());
-        return Err(Fault::new("header", problem));
-    };
+    let claimed = claimed(dims, item_bytes, limit)?;
     if claimed > MAX_ARRAY_BYTES {
         let problem = format!("expected at most {MAX_ARRAY_BYTES} bytes, found {}", shape());
         return Err(Fault::new("header", problem));
@@ -76,4 +72,23 @@ pub(super) fn read_array(reader: &mut impl Read, dims: &[u64], item_bytes: u64, 
         return Err(Fault::new("data", problem));
     }
     Ok(bytes)
+}
+
+/// Fails where an array that takes all of the last `length` bytes of a file would be shorter or longer.
+pub(super) fn check_claim(dims: &[u64], item_bytes: u64, length: u64) -> Result<(), Fault> {
+    let claimed = claimed(dims, item_bytes, length)?;
+    if claimed < length {
+        let problem = format!("header claims {claimed} bytes ({dims:?} items of {item_bytes} bytes), found {length}");
+        return Err(Fault::new("data", problem));
+    }
+    Ok(())
+}
+
+/// The bytes of an array, which are at most `limit`.
+fn claimed(dims: &[u64], item_bytes: u64, limit: u64) -> Result<u64, Fault> {
+    let claimed = dims.iter().try_fold(item_bytes, |bytes, &dim| bytes.checked_mul(dim));
+    claimed.filter(|&bytes| bytes <= limit).ok_or_else(|| {
+        let problem = format!("claims {dims:?} items of {item_bytes} bytes, the file holds at most {limit} bytes");
+        Fault::new("header", problem)
+    })
 }

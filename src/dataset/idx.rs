@@ -7,9 +7,9 @@ use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 
+use super::array::{Integers, PixelArray};
 use super::error::{DatasetError, Fault};
 use super::file;
-use super::table::{PixelArray, to_label};
 
 /// The item types that can be pixels or labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,16 +69,7 @@ fn labels(idx: &Idx) -> Result<Vec<u32>, Fault> {
         let problem = format!("expected labels of rank 1, found rank {}", idx.dims.len());
         return Err(Fault::new("byte 3", problem));
     }
-    let values = idx.bytes.chunks_exact(idx.item.bytes()).map(|bytes| match (idx.item, bytes) {
-        (Item::I8, &[byte]) => i128::from(byte as i8),
-        (Item::I16, &[a, b]) => i128::from(i16::from_be_bytes([a, b])),
-        (Item::I32, &[a, b, c, d]) => i128::from(i32::from_be_bytes([a, b, c, d])),
-        (_, bytes) => i128::from(bytes[0]),
-    });
-    values
-        .enumerate()
-        .map(|(i, value)| to_label(value).map_err(|problem| Fault::new(format!("label {i}"), problem)))
-        .collect()
+    Integers { item_bytes: idx.item.bytes(), signed: idx.item != Item::U8, big_endian: true }.labels(&idx.bytes)
 }
 
 fn read(path: &Path) -> Result<Idx, DatasetError> {
@@ -152,7 +143,7 @@ mod tests {
         let bytes = idx(8, &[2, 1, 3], &[1, 2, 3, 4, 5, 6]);
         let array = pixels(parse_bytes(&bytes).unwrap()).unwrap();
         assert_eq!((array.count, array.height, array.width, array.channels), (2, 1, 3, 1));
-        assert_eq!(array.sample(1), [4, 5, 6]);
+        assert_eq!(*array.sample(1).unwrap(), [4, 5, 6]);
     }
 
     #[test]

@@ -5,13 +5,14 @@ use sha2::{Digest, Sha256};
 use super::error::DatasetError;
 use super::picture::{Picture, convert};
 use super::resize::resize;
-use super::spec::{Channels, Interpolation, Preprocess, ResizeTo, Size};
+use super::spec::{Channels, Interpolation, Orientation, Preprocess, ResizeTo, Size};
 
 /// Most bytes a resized picture may take: a long, thin picture grows far beyond its short side.
 const MAX_RESIZED_BYTES: u64 = 512 << 20;
 
-/// Channels, resize and crop: u8 in, u8 out.
+/// Orientation, which the decoder sees to, then channels, resize and crop: u8 in, u8 out.
 pub(super) struct Geometry {
+    pub(super) orientation: Orientation,
     channels: Option<Channels>,
     resize: Option<(ResizeTo, Interpolation)>,
     crop: Option<Size>,
@@ -20,6 +21,7 @@ pub(super) struct Geometry {
 impl Geometry {
     pub(super) fn new(spec: &Preprocess) -> Geometry {
         Geometry {
+            orientation: spec.orientation,
             channels: spec.channels,
             resize: spec.resize.map(|resize| (resize.to, resize.interpolation)),
             crop: spec.center_crop,
@@ -73,8 +75,12 @@ impl Geometry {
             Some(Interpolation::Bicubic) => 3,
             Some(Interpolation::Lanczos) => 4,
         };
+        let orientation = match self.orientation {
+            Orientation::Stored => 0,
+            Orientation::Upright => 1,
+        };
         let (crop_height, crop_width) = self.crop.map_or((0, 0), |size| (size.height, size.width));
-        for number in [channels, kind, height, width, interpolation, crop_height, crop_width] {
+        for number in [orientation, channels, kind, height, width, interpolation, crop_height, crop_width] {
             hasher.update(number.to_le_bytes());
         }
     }

@@ -7,9 +7,9 @@ use std::{
 
 use super::{
     error::DatasetError,
+    list::is_picture,
     npz,
-    spec::{IdxFiles, NpzFile, Source},
-    table::is_picture,
+    spec::{IdxFiles, NpzFile, ParquetFiles, Source},
 };
 
 /// A data set that was recognized.
@@ -30,6 +30,9 @@ const ARRAYS: [(&str, &str); 6] = [
     ("data", "labels"),
     ("X", "Y"),
 ];
+
+/// Columns of pictures and labels in most data sets of Hugging Face.
+const COLUMNS: [&str; 2] = ["image", "label"];
 
 /// Starts of names of samples that are for training, so for calibration here.
 const TRAINING: [&str; 2] = ["calibrat", "train"];
@@ -54,7 +57,7 @@ pub fn recognize(path: &Path) -> Result<Recognized, DatasetError> {
 
 fn unknown(path: &Path, found: String) -> DatasetError {
     let problem = format!(
-        "expected a .csv file, an .npz file, IDX files of images and labels, or a folder with one of these or with one \
+        "expected a .csv file, an .npz or .parquet file, IDX files of images and labels, or a folder with one of these or with one \
          sub-folder of pictures a class; found {found}"
     );
     DatasetError::Malformed { path: path.to_owned(), place: "data set".to_owned(), problem }
@@ -65,6 +68,10 @@ fn source_of_file(path: &Path) -> Result<Option<Source>, DatasetError> {
     Ok(match ending.as_str() {
         "csv" => Some(Source::Csv(path.to_owned())),
         "npz" => Some(Source::Npz(archive(path)?)),
+        "parquet" => {
+            let [images, labels] = COLUMNS.map(str::to_owned);
+            Some(Source::Parquet(ParquetFiles { path: path.to_owned(), images, labels }))
+        }
         _ => labels_of(path).map(|labels| Source::Idx(IdxFiles { images: path.to_owned(), labels })),
     })
 }

@@ -80,13 +80,12 @@ mod tests {
     //!         resized.save(f"{change}_{name}.png")
     //! ```
 
-    use std::path::Path;
-
     use proptest::prelude::*;
 
     use super::Interpolation::{Bicubic, Bilinear, Lanczos, Nearest};
     use super::*;
     use crate::dataset::picture::decode;
+    use crate::dataset::spec::Orientation;
 
     fn source(height: usize, width: usize) -> Picture {
         let mut pixels = Vec::new();
@@ -105,7 +104,7 @@ mod tests {
                 [("bilinear", Bilinear, 1), ("bicubic", Bicubic, 1), ("lanczos", Lanczos, 1), ("nearest", Nearest, 0)]
             {
                 let path = format!("{}/tests/data/pillow/{change}_{name}.png", env!("CARGO_MANIFEST_DIR"));
-                let pillows = decode(&std::fs::read(&path).unwrap(), Path::new(&path)).unwrap();
+                let pillows = decode(&std::fs::read(&path).unwrap(), &path, Orientation::Stored).unwrap();
                 let ours = resize(source(height, width), pillows.height, pillows.width, interpolation).unwrap();
                 assert_eq!(ours.pixels.len(), pillows.pixels.len());
                 let differences = || ours.pixels.iter().zip(&pillows.pixels).map(|(a, b)| a.abs_diff(*b));

@@ -1,9 +1,13 @@
 //! The `data:` section of a job.
 
+mod source;
+
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use source::{IdxFiles, NpyFiles, NpzFile, ParquetFiles, SafetensorsFile, Source};
 
 /// Longest side a job may ask for.
 const MAX_SIDE: u32 = 16_384;
@@ -24,121 +28,29 @@ pub struct DataSpec {
     /// `split.calibrate` counts in this source, and `search` and `certify` share all of `images`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration_images: Option<Source>,
+    /// Labels by the names of classes: of the sub-folders of an image folder, of a csv's or Parquet file's labels; labels
+    /// that are integers are named by their digits. A JSON object from names to labels, a JSON array of names, or a text
+    /// file with one name a line. The path is relative to the job's file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_map: Option<PathBuf>,
     /// From decoded pixels to network input.
     #[serde(default)]
     pub preprocess: Preprocess,
+    /// MiB of preprocessed pictures that are kept in memory, so that they are decoded once; 0 decodes at every use.
+    #[serde(default = "default_cache_mib")]
+    pub cache_mib: u32,
     /// Which samples calibrate, search and certify.
     pub split: SplitSpec,
 }
 
-/// One place that holds pictures and their labels. In YAML a mapping with exactly one of the keys
-/// `csv`, `idx`, `npz` and `image_folder`. Paths are relative to the job's file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "SourceFields", into = "SourceFields")]
-pub enum Source {
-    /// `csv: FILE` with a header that names the columns `file` and `label`. Files are relative to
-    /// the csv; labels are integers from 0.
-    Csv(PathBuf),
-    /// `idx: {images: FILE, labels: FILE}`: the format of MNIST, optionally gzipped.
-    Idx(IdxFiles),
-    /// `npz: {file: FILE, images: x, labels: y}`: arrays that numpy saved.
-    Npz(NpzFile),
-    /// `image_folder: DIR`: one sub-folder a class; the sorted names give the labels.
-    ImageFolder(PathBuf),
-}
-
-/// The two files of an IDX data set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct IdxFiles {
-    /// u8 pixels, `[N, H, W]` or `[N, H, W, C]`.
-    pub images: PathBuf,
-    /// Integer labels, `[N]`.
-    pub labels: PathBuf,
-}
-
-/// A numpy archive and the names of its two arrays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NpzFile {
-    /// The archive.
-    pub file: PathBuf,
-    /// Name of the uint8 array `[N, H, W]` or `[N, H, W, C]`.
-    #[serde(default = "default_images_array")]
-    pub images: String,
-    /// Name of the integer array `[N]` or `[N, 1]`.
-    #[serde(default = "default_labels_array")]
-    pub labels: String,
-}
-
-fn default_images_array() -> String {
-    "x".to_owned()
-}
-
-fn default_labels_array() -> String {
-    "y".to_owned()
-}
-
-/// [`Source`] as YAML writes it.
-#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct SourceFields {
-    /// A file with a header that names the columns `file` and `label`. Files are relative to it; labels are integers
-    /// from 0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    csv: Option<PathBuf>,
-    /// The format of MNIST, optionally gzipped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    idx: Option<IdxFiles>,
-    /// Arrays that numpy saved.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    npz: Option<NpzFile>,
-    /// A folder with one sub-folder a class; their sorted names give the labels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    image_folder: Option<PathBuf>,
-}
-
-impl TryFrom<SourceFields> for Source {
-    type Error = String;
-
-    fn try_from(fields: SourceFields) -> Result<Source, String> {
-        let SourceFields { csv, idx, npz, image_folder } = fields;
-        let present = [
-            ("csv", csv.map(Source::Csv)),
-            ("idx", idx.map(Source::Idx)),
-            ("npz", npz.map(Source::Npz)),
-            ("image_folder", image_folder.map(Source::ImageFolder)),
-        ];
-        let (names, mut sources): (Vec<_>, Vec<_>) =
-            present.into_iter().filter_map(|(name, source)| Some((name, source?))).unzip();
-        match (sources.pop(), sources.is_empty()) {
-            (Some(source), true) => Ok(source),
-            (Some(_), false) => {
-                Err(format!("expected exactly one of csv, idx, npz and image_folder, found {}", names.join(" and ")))
-            }
-            (None, _) => Err("expected one of csv, idx, npz and image_folder".to_owned()),
-        }
-    }
-}
-
-impl From<Source> for SourceFields {
-    fn from(source: Source) -> SourceFields {
-        let mut fields = SourceFields::default();
-        match source {
-            Source::Csv(file) => fields.csv = Some(file),
-            Source::Idx(files) => fields.idx = Some(files),
-            Source::Npz(file) => fields.npz = Some(file),
-            Source::ImageFolder(folder) => fields.image_folder = Some(folder),
-        }
-        fields
-    }
-}
-
-/// From decoded pixels to network input: channels, resize, crop, then
+/// From decoded pixels to network input: orientation, channels, resize, crop, then
 /// `(pixel * scale - mean) / std` in f32, in this order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
+    /// Which way up pictures are that say in their EXIF data how the camera was held.
+    #[serde(default)]
+    pub orientation: Orientation,
     /// Resize first. Without it pictures keep their size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<Resize>,
@@ -163,9 +75,28 @@ pub struct Preprocess {
     pub std: Vec<f64>,
 }
 
+impl DataSpec {
+    /// What a job means that names no more than this.
+    pub fn new(images: Source, split: SplitSpec) -> DataSpec {
+        DataSpec {
+            images,
+            calibration_images: None,
+            label_map: None,
+            preprocess: Preprocess::default(),
+            cache_mib: default_cache_mib(),
+            split,
+        }
+    }
+}
+
+fn default_cache_mib() -> u32 {
+    1024
+}
+
 impl Default for Preprocess {
     fn default() -> Preprocess {
         Preprocess {
+            orientation: Orientation::default(),
             resize: None,
             center_crop: None,
             channels: None,
@@ -186,6 +117,17 @@ fn default_mean() -> Vec<f64> {
 
 fn default_std() -> Vec<f64> {
     vec![1.0]
+}
+
+/// Which way up pictures are that say in their EXIF data how the camera was held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Orientation {
+    /// Turned as EXIF says: Pillow's `ImageOps.exif_transpose`, and what OpenCV and Hugging Face's `datasets` do.
+    #[default]
+    Upright,
+    /// As their pixels are stored: what torchvision's `ImageFolder`, Keras and TensorFlow read.
+    Stored,
 }
 
 /// How to resize. In YAML `{short_side: 256}` or `{size: [height, width]}`, with an optional

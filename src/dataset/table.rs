@@ -1,24 +1,18 @@
 //! The samples of one source: names, labels, and where their pixels are.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::error::{DatasetError, Fault};
+use super::array::{PixelArray, to_label};
+use super::error::DatasetError;
+use super::label_map::LabelMap;
+use super::list::check_inside;
+use super::parquet::{self, Label};
 use super::picture::{Picture, decode};
-use super::spec::{NpzFile, Source};
-use super::{file, idx, npz};
-
-/// Endings of the files that an image folder is searched for.
-const PICTURE_ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
-
-/// Whether a file's name ends as a picture's does.
-pub(super) fn is_picture(file: &Path) -> bool {
-    let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or("");
-    PICTURE_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))
-}
+use super::spec::{NpyFiles, NpzFile, Orientation, SafetensorsFile, Source};
+use super::{file, idx, list, npy, npz, safetensors};
 
 /// The samples of one source in its own order.
 pub(super) struct Table {
@@ -39,25 +33,56 @@ pub(super) struct Row {
 enum Content {
     /// Encoded pictures. A row's name is its path below the folder.
     Files(PathBuf),
-    /// Pixels in memory, one sample a row.
+    /// Pixels of one array, one sample a row.
     Pixels(PixelArray),
+    /// Encoded pictures in Parquet files.
+    Parquet(parquet::Pictures),
 }
 
 impl Table {
-    /// Reads the list of samples, and arrays whole; no picture is decoded.
-    pub(super) fn read(source: &Source, base: &Path, root: Option<&Path>) -> Result<Table, DatasetError> {
+    /// Reads the list of samples and their labels; no picture is decoded.
+    pub(super) fn read(
+        source: &Source,
+        base: &Path,
+        root: Option<&Path>,
+        label_map: Option<&LabelMap>,
+    ) -> Result<Table, DatasetError> {
         let table = match source {
-            Source::Csv(path) => read_csv(&base.join(path))?,
-            Source::ImageFolder(path) => read_folder(&base.join(path), root)?,
+            Source::Csv(path) => {
+                let path = base.join(path);
+                let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+                Table::new(path.clone(), list::read_csv(&path, label_map)?, Content::Files(folder))
+            }
+            Source::ImageFolder(path) => {
+                let path = base.join(path);
+                Table::new(path.clone(), list::read_folder(&path, root, label_map)?, Content::Files(path))
+            }
             Source::Idx(files) => {
-                let origin = base.join(&files.images);
-                let labels = base.join(&files.labels);
-                from_array(origin, idx::read_images(&base.join(&files.images))?, idx::read_labels(&labels)?)?
+                let (origin, labels) = (base.join(&files.images), base.join(&files.labels));
+                let arrays = (idx::read_images(&origin)?, idx::read_labels(&labels)?);
+                from_array(origin, arrays, label_map)?
             }
             Source::Npz(npz) => {
                 let origin = base.join(&npz.file);
-                let (pixels, labels) = npz::read(&NpzFile { file: origin.clone(), ..npz.clone() })?;
-                from_array(origin, pixels, labels)?
+                let arrays = npz::read(&NpzFile { file: origin.clone(), ..npz.clone() })?;
+                from_array(origin, arrays, label_map)?
+            }
+            Source::Npy(files) => {
+                let files = NpyFiles { images: base.join(&files.images), labels: base.join(&files.labels) };
+                let arrays = npy::read(&files)?;
+                from_array(files.images, arrays, label_map)?
+            }
+            Source::Safetensors(tensors) => {
+                let origin = base.join(&tensors.file);
+                let arrays = safetensors::read(&SafetensorsFile { file: origin.clone(), ..tensors.clone() })?;
+                from_array(origin, arrays, label_map)?
+            }
+            Source::Parquet(spec) => {
+                let origin = base.join(&spec.path);
+                let files = parquet::files(&origin)?;
+                files.iter().try_for_each(|file| check_inside(file, root))?;
+                let (pictures, labels) = parquet::read(files, spec)?;
+                from_parquet(origin, pictures, labels, label_map)?
             }
         };
         if table.rows.is_empty() {
@@ -80,6 +105,7 @@ impl Table {
         match &self.content {
             Content::Files(folder) => folder.join(&self.rows[row].name).display().to_string(),
             Content::Pixels(_) => format!("sample {row} of {}", self.origin.display()),
+            Content::Parquet(pictures) => pictures.place(row),
         }
     }
 
@@ -105,25 +131,28 @@ impl Table {
                 rows.map(|row| picture(folder, row)).chain([self.origin.clone()]).collect()
             }
             Content::Pixels(_) => vec![self.origin.clone()],
+            Content::Parquet(pictures) => pictures.files(),
         }
     }
 
-    /// The sample's array, if its pixels are in memory.
+    /// The sample's array, if it is of one.
     pub(super) fn array(&self) -> Option<&PixelArray> {
         match &self.content {
-            Content::Files(_) => None,
+            Content::Files(_) | Content::Parquet(_) => None,
             Content::Pixels(array) => Some(array),
         }
     }
 
-    pub(super) fn picture(&self, row: usize) -> Result<Picture, DatasetError> {
+    /// The picture, decoded.
+    pub(super) fn picture(&self, row: usize, orientation: Orientation) -> Result<Picture, DatasetError> {
         match &self.content {
             Content::Files(folder) => {
                 let path = folder.join(&self.rows[row].name);
-                decode(&file::read(&path)?, &path)
+                decode(&file::read(&path)?, &path.display(), orientation)
             }
+            Content::Parquet(pictures) => decode(&pictures.bytes(row)?, &pictures.place(row), orientation),
             Content::Pixels(array) => Ok(Picture {
-                pixels: array.sample(row).to_vec(),
+                pixels: array.sample(row)?.into_owned(),
                 height: array.height,
                 width: array.width,
                 channels: array.channels,
@@ -139,172 +168,62 @@ impl Table {
                 hasher.update(b"file");
                 hasher.update(file::read(&folder.join(&self.rows[row].name))?);
             }
+            Content::Parquet(pictures) => {
+                hasher.update(b"file");
+                hasher.update(pictures.bytes(row)?);
+            }
             Content::Pixels(array) => {
                 hasher.update(b"pixels");
                 for side in [array.height, array.width, array.channels] {
                     hasher.update((side as u64).to_le_bytes());
                 }
-                hasher.update(array.sample(row));
+                hasher.update(array.sample(row)?);
             }
         }
         Ok(hasher.finalize().into())
     }
 }
 
-/// u8 samples of one shape, `[N, H, W, C]`.
-#[derive(Debug)]
-pub(super) struct PixelArray {
-    bytes: Vec<u8>,
-    pub(super) count: usize,
-    pub(super) height: usize,
-    pub(super) width: usize,
-    pub(super) channels: usize,
-}
-
-impl PixelArray {
-    /// `bytes` has as many bytes as `dims` say.
-    pub(super) fn new(bytes: Vec<u8>, dims: &[u64]) -> Result<PixelArray, Fault> {
-        let dims: Vec<usize> = dims.iter().map(|&dim| dim as usize).collect();
-        let (count, height, width, channels) = match *dims.as_slice() {
-            [count, height, width] => (count, height, width, 1),
-            [count, height, width, channels] => (count, height, width, channels),
-            _ => {
-                let problem = format!("expected [N, H, W] or [N, H, W, C], found {dims:?}");
-                return Err(Fault::new("shape", problem));
-            }
-        };
-        if dims.contains(&0) {
-            return Err(Fault::new("shape", format!("expected no empty side, found {dims:?}")));
-        }
-        debug_assert_eq!(bytes.len(), dims.iter().product::<usize>());
-        Ok(PixelArray { bytes, count, height, width, channels })
-    }
-
-    pub(super) fn sample(&self, index: usize) -> &[u8] {
-        let length = self.height * self.width * self.channels;
-        &self.bytes[index * length..][..length]
-    }
-}
-
-/// A label, if the value can be one.
-pub(super) fn to_label(value: i128) -> Result<u32, String> {
-    match i32::try_from(value) {
-        Ok(label) if (0..i32::MAX).contains(&label) => Ok(label as u32),
-        _ => Err(format!("expected a label from 0 to {}, found {value}", i32::MAX - 1)),
-    }
-}
-
-fn from_array(origin: PathBuf, pixels: PixelArray, labels: Vec<u32>) -> Result<Table, DatasetError> {
+fn from_array(
+    origin: PathBuf,
+    (pixels, labels): (PixelArray, Vec<u32>),
+    label_map: Option<&LabelMap>,
+) -> Result<Table, DatasetError> {
+    let wrong = |place: String, problem: String| DatasetError::Malformed { path: origin.clone(), place, problem };
     if pixels.count != labels.len() {
-        return Err(DatasetError::Malformed {
-            path: origin,
-            place: "samples".to_owned(),
-            problem: format!("found {} images and {} labels", pixels.count, labels.len()),
-        });
+        return Err(wrong("samples".to_owned(), format!("found {} images and {} labels", pixels.count, labels.len())));
     }
-    let rows = labels.into_iter().enumerate().map(|(i, label)| Row { name: i.to_string(), label }).collect();
+    let row = |(i, label): (usize, u32)| {
+        let mapped = label_map.map(|map| map.label(&label.to_string())).transpose();
+        let label = mapped.map_err(|problem| wrong(format!("label {i}"), problem))?.unwrap_or(label);
+        Ok(Row { name: i.to_string(), label })
+    };
+    let rows = labels.into_iter().enumerate().map(row).collect::<Result<_, DatasetError>>()?;
     Ok(Table::new(origin, rows, Content::Pixels(pixels)))
 }
 
-fn read_csv(path: &Path) -> Result<Table, DatasetError> {
-    let failed = |source| DatasetError::Csv { path: path.to_owned(), source };
-    let wrong = |place: String, problem: String| DatasetError::Malformed { path: path.to_owned(), place, problem };
-    let (opened, _) = file::open(path)?;
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(opened);
-    let header = reader.headers().map_err(failed)?;
-    let column = |name: &str| {
-        header.iter().position(|title| title == name).ok_or_else(|| {
-            let found: Vec<_> = header.iter().collect();
-            let problem = format!("expected a column `{name}`, found `{}`", found.join(","));
-            wrong("line 1".to_owned(), problem)
+/// Classes that have names are known to a label map by these.
+fn from_parquet(
+    origin: PathBuf,
+    pictures: parquet::Pictures,
+    labels: Vec<Label>,
+    label_map: Option<&LabelMap>,
+) -> Result<Table, DatasetError> {
+    let rows = labels.into_iter().enumerate().map(|(row, label)| {
+        let label = match (label, label_map) {
+            (Label::Class { name, .. }, Some(map)) => map.label(&name),
+            (Label::Text(name), Some(map)) => map.label(&name),
+            (Label::Integer(label), Some(map)) => map.label(&label.to_string()),
+            (Label::Integer(label) | Label::Class { label, .. }, None) => to_label(label.into()),
+            (Label::Text(name), None) => Err(format!("expected data.label_map, for labels are texts such as `{name}`")),
+        };
+        let name = row.to_string();
+        label.map(|label| Row { name, label }).map_err(|problem| DatasetError::Malformed {
+            path: origin.clone(),
+            place: pictures.place(row),
+            problem,
         })
-    };
-    let (file_column, label_column) = (column("file")?, column("label")?);
-    let mut rows = Vec::new();
-    let mut lines: HashMap<String, u64> = HashMap::new();
-    for record in reader.records() {
-        let record = record.map_err(failed)?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let (name, label) = (&record[file_column], &record[label_column]);
-        if name.is_empty() {
-            let problem = "expected a path, found nothing".to_owned();
-            return Err(wrong(format!("line {line}, column file"), problem));
-        }
-        let label = label
-            .parse::<i128>()
-            .map_err(|_| format!("expected an integer, found `{label}`"))
-            .and_then(to_label)
-            .map_err(|problem| wrong(format!("line {line}, column label"), problem))?;
-        // The same picture in two parts would let the search see what it is tested on.
-        if let Some(first) = lines.insert(name.to_owned(), line) {
-            let problem = format!("`{name}` is listed in line {first} already");
-            return Err(wrong(format!("line {line}"), problem));
-        }
-        rows.push(Row { name: name.to_owned(), label });
-    }
-    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    Ok(Table::new(path.to_owned(), rows, Content::Files(folder)))
-}
-
-/// Refuses what does not lie below `root` after following links, or is not there at all.
-fn check_inside(path: &Path, root: Option<&Path>) -> Result<(), DatasetError> {
-    let inside = |root: &Path| path.canonicalize().is_ok_and(|whole| whole.starts_with(root));
-    match root.is_none_or(inside) {
-        true => Ok(()),
-        false => Err(DatasetError::Outside { path: path.to_owned() }),
-    }
-}
-
-fn read_folder(path: &Path, root: Option<&Path>) -> Result<Table, DatasetError> {
-    let wrong = |path: PathBuf, problem: &str| DatasetError::Malformed {
-        path,
-        place: "image folder".to_owned(),
-        problem: problem.to_owned(),
-    };
-    let mut rows = Vec::new();
-    let mut label = 0;
-    for class in sorted_names(path)? {
-        let folder = path.join(&class);
-        if !folder.is_dir() {
-            continue;
-        }
-        check_inside(&folder, root)?;
-        let before = rows.len();
-        for picture in sorted_names(&folder)? {
-            let file = folder.join(&picture);
-            if file.is_dir() {
-                return Err(wrong(file, "expected pictures right below a class, found a folder"));
-            }
-            if is_picture(&file) {
-                rows.push(Row { name: format!("{class}/{picture}"), label });
-            }
-        }
-        if rows.len() == before {
-            return Err(wrong(folder, "expected jpg, jpeg, png, webp or bmp files, found none"));
-        }
-        label += 1;
-    }
-    if rows.is_empty() {
-        return Err(wrong(path.to_owned(), "expected one sub-folder for each class, found none"));
-    }
-    Ok(Table::new(path.to_owned(), rows, Content::Files(path.to_owned())))
-}
-
-/// Names in a folder, sorted by their bytes, without the hidden ones.
-fn sorted_names(folder: &Path) -> Result<Vec<String>, DatasetError> {
-    let failed = |source| DatasetError::Read { path: folder.to_owned(), source };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        let name = name.into_string().map_err(|name| DatasetError::Malformed {
-            path: folder.join(name),
-            place: "file name".to_owned(),
-            problem: "expected UTF-8".to_owned(),
-        })?;
-        if !name.starts_with('.') {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
+    });
+    let rows = rows.collect::<Result<_, DatasetError>>()?;
+    Ok(Table::new(origin, rows, Content::Parquet(pictures)))
 }

@@ -77,9 +77,13 @@ fn a_csv_is_split_loaded_and_labelled() {
 #[test]
 fn the_cache_changes_nothing_and_keeps_its_limit() {
     let folder = folder_of_ten();
-    let uncached = open(&spec(TEN), folder.path()).unwrap().with_cache_bytes(0);
+    let uncached = open(&spec(&format!("{TEN}\ncache_mib: 0")), folder.path()).unwrap();
     // Room for 2 of 5 crops of 18 bytes.
-    let cached = open(&spec(TEN), folder.path()).unwrap().with_cache_bytes(50);
+    let cached = Dataset { cache_limit: 50, ..open(&spec(TEN), folder.path()).unwrap() };
+    for i in 0..5 {
+        assert_eq!(cached.load_once(Part::Search, i).unwrap(), uncached.load(Part::Search, i).unwrap());
+    }
+    assert_eq!(cached.cached.load(Ordering::Relaxed), 0);
     for _ in 0..3 {
         (0..5).into_par_iter().for_each(|i| {
             assert_eq!(cached.load(Part::Search, i).unwrap(), uncached.load(Part::Search, i).unwrap());
@@ -174,7 +178,7 @@ fn the_digest_follows_content_labels_order_and_preprocessing() {
 #[test]
 fn pictures_lose_alpha_and_keep_gray() {
     let decode = |bytes: Vec<u8>| {
-        let picture = picture::decode(&bytes, Path::new("a")).unwrap();
+        let picture = picture::decode(&bytes, &"a", Orientation::Upright).unwrap();
         (picture.channels, picture.pixels)
     };
     let rgba = image::RgbaImage::from_pixel(1, 1, image::Rgba([1, 2, 3, 0]));
@@ -183,6 +187,58 @@ fn pictures_lose_alpha_and_keep_gray() {
     assert_eq!(decode(encode(gray, ImageFormat::Png)), (1, vec![9]));
     let gray_alpha = DynamicImage::ImageLumaA8(image::GrayAlphaImage::from_pixel(1, 1, image::LumaA([9, 0])));
     assert_eq!(decode(encode(gray_alpha, ImageFormat::Png)), (1, vec![9]));
+}
+
+/// What `tests/data/pillow/jpeg.py` wrote.
+#[test]
+fn cmyk_is_converted_and_exif_turned_as_pillow_does() {
+    for name in ["cmyk", "ycck", "exif_3", "exif_6", "exif_7"] {
+        let read = |ending: &str, orientation| {
+            let path = format!("{}/tests/data/pillow/{name}.{ending}", env!("CARGO_MANIFEST_DIR"));
+            picture::decode(&fs::read(&path).unwrap(), &path, orientation).unwrap()
+        };
+        let (ours, pillows) = (read("jpg", Orientation::Upright), read("png", Orientation::Upright));
+        assert_eq!((ours.height, ours.width), (pillows.height, pillows.width), "{name}");
+        let most = ours.pixels.iter().zip(&pillows.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(most <= 2, "{name}: {most}");
+        let stored = read("jpg", Orientation::Stored);
+        assert_eq!((stored.height, stored.width), (16, 24), "{name}");
+    }
+}
+
+#[test]
+fn a_label_map_names_the_classes_of_folders_csvs_and_arrays() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
+        fs::write(folder.path().join(name), bytes).unwrap();
+    };
+    for name in ["classes/cat/0.png", "classes/dog/1.png"] {
+        write(name, &encode(numbered(0, 2, 2), ImageFormat::Png));
+    }
+    write("list.csv", b"file,label\nclasses/cat/0.png,cat\nclasses/dog/1.png,dog\n");
+    write("images", &[&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1][..], &[0; 2]].concat());
+    write("labels", &[0, 0, 8, 1, 0, 0, 0, 2, 3, 4]);
+    write("map.json", br#"{"cat": 5, "dog": 2, "3": 5, "4": 2}"#);
+    write("split.json", br#"{"calibration": [0], "validation": [1]}"#);
+    let labels = |images: &str, map: &str| {
+        let yaml = format!("{{images: {images}, label_map: {map}, split: {{file: split.json}}}}");
+        let dataset = open(&spec(&yaml), folder.path()).map_err(anyhow::Error::from);
+        let of = |dataset: &Dataset, part| dataset.labels(part).map(|(_, label)| label).collect::<Vec<_>>();
+        let both = dataset.map(|dataset| [of(&dataset, Part::Calibrate), of(&dataset, Part::Search)].concat());
+        both.map_err(|error| format!("{error:#}").replace(&format!("{}/", folder.path().display()), ""))
+    };
+    let sources = ["{image_folder: classes}", "{csv: list.csv}", "{idx: {images: images, labels: labels}}"];
+    for source in sources {
+        assert_eq!(labels(source, "map.json"), Ok(vec![5, 2]), "{source}");
+    }
+    write("map.json", b"[\"cow\"]");
+    let errors = sources.map(|source| labels(source, "map.json").unwrap_err());
+    insta::assert_snapshot!(errors.join("\n"), @r#"
+    classes/cat: image folder: no class `cat` in the label map map.json
+    list.csv: line 2, column label: no class `cat` in the label map map.json
+    images: label 0: no class `3` in the label map map.json
+    "#);
 }
 
 #[test]
@@ -301,7 +357,7 @@ proptest! {
         if cut {
             bytes.truncate(end.index(bytes.len()));
         }
-        let _ = picture::decode(&bytes, Path::new("a"));
+        let _ = picture::decode(&bytes, &"a", Orientation::Upright);
     }
 }
 

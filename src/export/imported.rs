@@ -135,6 +135,7 @@ impl<'a> Reader<'a> {
                     false => ActivationScheme::PerTensorAffine,
                 },
                 observer: ObserverKind::Histogram,
+                percentile: None,
                 reduce_range: false,
                 quant_min: narrow(&output).then_some(output.quant_min),
                 quant_max: narrow(&output).then_some(output.quant_max),

@@ -243,9 +243,14 @@ impl Lists<'_> {
                         "activation": {"dtype": [dtype], "scheme": [scheme], "granularity": ["per_tensor"]},
                         "weight": {"dtype": ["int8"], "scheme": ["sym"], "granularity": [granularity]},
                     });
-                    // The tool has no histogram that minimizes the squared error.
-                    if activation.observer == ObserverKind::Minmax {
-                        entry["activation"]["algorithm"] = json!(["minmax"]);
+                    // The tool has no others of these.
+                    let algorithm = match activation.observer {
+                        ObserverKind::Minmax => Some("minmax"),
+                        ObserverKind::Entropy => Some("kl"),
+                        ObserverKind::Histogram | ObserverKind::Percentile | ObserverKind::Mse => None,
+                    };
+                    if let Some(algorithm) = algorithm {
+                        entry["activation"]["algorithm"] = json!([algorithm]);
                     }
                     entry
                 }

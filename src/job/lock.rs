@@ -59,13 +59,15 @@ impl JobLock {
         ))
     }
 
-    /// What tells this job from others: everything in the lock but the folder that results are written to.
+    /// What tells this job from others: everything in the lock but the folder that results are written to, and how
+    /// much memory pictures may take.
     ///
     /// # Errors
     /// A value that YAML cannot hold.
     pub fn identity(&self) -> Result<Key, serde_yaml::Error> {
         let mut lock = self.clone();
         lock.job.output = None;
+        lock.job.data.cache_mib = 0;
         let mut hasher = Sha256::new();
         hasher.update(b"qtuned job 1\0");
         hasher.update(serde_yaml::to_string(&lock)?);
@@ -99,9 +101,11 @@ mod tests {
     }
 
     #[test]
-    fn the_output_folder_is_not_part_of_the_identity() {
+    fn neither_the_output_folder_nor_the_cache_is_part_of_the_identity() {
         let moved = lock(&JOB.replace("name: a", "name: a, output: elsewhere"));
         assert_eq!(moved.identity().unwrap(), lock(JOB).identity().unwrap());
+        let small = lock(&JOB.replace("split:", "cache_mib: 1, split:"));
+        assert_eq!(small.identity().unwrap(), lock(JOB).identity().unwrap());
         let other = lock(&JOB.replace("0.01", "0.02"));
         assert_ne!(other.identity().unwrap(), lock(JOB).identity().unwrap());
     }

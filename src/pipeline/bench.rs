@@ -47,6 +47,17 @@ impl SplitSamples<'_> {
     pub(super) fn sample(&self, index: usize) -> Result<Sample, DatasetError> {
         self.dataset.load(self.part, self.place(index))
     }
+
+    /// A sample that is read once and then no more: it takes no room from those that are read in every trial.
+    pub(super) fn load_once(&self, index: usize) -> Result<Tensor, SampleError> {
+        Ok(input(self.dataset.load_once(self.part, self.place(index))?)?.0)
+    }
+}
+
+/// A sample as the network reads it, and its label.
+fn input(sample: Sample) -> Result<(Tensor, u32), SampleError> {
+    let x = input_tensor(sample.input, 1, [sample.height, sample.width, sample.channels])?;
+    Ok((x, sample.label))
 }
 
 impl Samples for SplitSamples<'_> {
@@ -55,9 +66,7 @@ impl Samples for SplitSamples<'_> {
     }
 
     fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError> {
-        let sample = self.sample(index)?;
-        let x = input_tensor(sample.input, 1, [sample.height, sample.width, sample.channels])?;
-        Ok((x, sample.label))
+        input(self.dataset.load(self.part, self.place(index))?)
     }
 
     fn name(&self, index: usize) -> String {

@@ -68,10 +68,12 @@ pub fn guess(model: &Model, data: &Recognized, threads: usize, cancel: &Cancel) 
     };
     let base = Path::new("");
     let spec = |preprocess: Preprocess, samples: usize| DataSpec {
-        images: data.images.clone(),
         calibration_images: data.calibration.clone(),
         preprocess,
-        split: SplitSpec::Counts(SplitCounts { calibrate: 1, search: Some(samples), certify: 0, seed: 0 }),
+        ..DataSpec::new(
+            data.images.clone(),
+            SplitSpec::Counts(SplitCounts { calibrate: 1, search: Some(samples), certify: 0, seed: 0 }),
+        )
     };
     let open = |preprocess: Preprocess, samples: usize| Dataset::open(&spec(preprocess, samples), base, None, cancel);
     let channels = usual_channels(channels);
@@ -112,7 +114,7 @@ pub fn guess(model: &Model, data: &Recognized, threads: usize, cancel: &Cancel) 
 fn count(data: &Recognized, cancel: &Cancel) -> Result<usize, DatasetError> {
     let Some(source) = &data.calibration else { return Ok(0) };
     let split = SplitSpec::Counts(SplitCounts { calibrate: 1, search: None, certify: 0, seed: 0 });
-    let spec = DataSpec { images: source.clone(), calibration_images: None, preprocess: Preprocess::default(), split };
+    let spec = DataSpec::new(source.clone(), split);
     Ok(Dataset::open(&spec, Path::new(""), None, cancel)?.len(Part::Search) + 1)
 }
 

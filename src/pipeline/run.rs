@@ -302,7 +302,7 @@ pub(super) fn calibrate(
     cancel: &Cancel,
 ) -> Result<Calibrated, PipelineError> {
     let calibrate = calibration(opened);
-    let load = |index: usize| calibrate.load(index).map(|(x, _)| x);
+    let load = |index: usize| calibrate.load_once(index);
     observe(&opened.model.graph, kernels, calibrate.len(), &load, pool, progress, cancel)
 }
 

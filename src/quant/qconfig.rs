@@ -21,8 +21,11 @@ pub struct ActivationSpec {
     pub dtype: ActivationDtype,
     /// How scale and zero point follow from the observed range.
     pub qscheme: ActivationScheme,
-    /// What is observed in calibration.
+    /// How the range follows from what calibration has seen.
     pub observer: ObserverKind,
+    /// For the observer `percentile`: the share of the elements that the range holds; 99.999 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percentile: Option<Percentile>,
     /// Use half the integer range, as PyTorch does for kernels whose 16-bit sums may saturate.
     pub reduce_range: bool,
     /// Smallest integer; the dtype's own when absent.
@@ -72,14 +75,65 @@ pub enum ActivationScheme {
     PerTensorSymmetric,
 }
 
-/// What calibration keeps of a tensor to choose its range.
+/// How a tensor's range follows from what calibration has seen of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ObserverKind {
     /// Smallest and largest element.
     Minmax,
-    /// PyTorch's `HistogramObserver`: the range of least quantization error (L2) over a histogram.
+    /// PyTorch's `HistogramObserver`: quantiles are cut off while that lowers the squared error of 256 levels.
     Histogram,
+    /// What holds a share of the elements, as ONNX Runtime's `CalibrationMethod.Percentile` does.
+    Percentile,
+    /// The least squared error on the very grid that the qconfig gives, over ranges that are cut on either side.
+    Mse,
+    /// The least Kullback-Leibler divergence between the tensor and its levels: TensorRT's calibration.
+    Entropy,
+}
+
+/// A share of elements in percent, above 50 and at most 100.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Percentile(f64);
+
+impl Percentile {
+    /// The share, in percent.
+    pub fn percent(self) -> f64 {
+        self.0
+    }
+}
+
+impl Default for Percentile {
+    /// That of ONNX Runtime.
+    fn default() -> Percentile {
+        Percentile(99.999)
+    }
+}
+
+// No percentile is NaN, nor 0 of either sign.
+impl Eq for Percentile {}
+
+impl std::hash::Hash for Percentile {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.to_bits().hash(state);
+    }
+}
+
+impl TryFrom<f64> for Percentile {
+    type Error = String;
+
+    fn try_from(percent: f64) -> Result<Percentile, String> {
+        match percent > 50.0 && percent <= 100.0 {
+            true => Ok(Percentile(percent)),
+            false => Err(format!("expected a percentile above 50 and at most 100, found {percent}")),
+        }
+    }
+}
+
+impl From<Percentile> for f64 {
+    fn from(percentile: Percentile) -> f64 {
+        percentile.0
+    }
 }
 
 /// Integer type of weights.
@@ -137,6 +191,9 @@ pub enum QConfigError {
     /// reduce_range together with an explicit range.
     #[error("activation: give either reduce_range or quant_min and quant_max, not both")]
     ReduceRangeTwice,
+    /// A percentile for an observer that has none.
+    #[error("activation: percentile is for the observer percentile alone")]
+    PercentileUnused,
     /// Weights whose range does not reach both signs.
     #[error("weight: quant_min {min} must be negative and quant_max {max} positive")]
     OneSidedWeight {
@@ -173,6 +230,7 @@ impl Preset {
             dtype: ActivationDtype::Quint8,
             qscheme: ActivationScheme::PerTensorAffine,
             observer: ObserverKind::Histogram,
+            percentile: None,
             reduce_range: matches!(self, Preset::X86 | Preset::Fbgemm),
             quant_min: None,
             quant_max: None,
@@ -210,6 +268,9 @@ impl QConfig {
     /// [`QConfigError`] names the part that does not.
     pub fn check(&self) -> Result<(), QConfigError> {
         let activation = &self.activation;
+        if activation.percentile.is_some() && activation.observer != ObserverKind::Percentile {
+            return Err(QConfigError::PercentileUnused);
+        }
         let (lowest, highest) = activation.dtype.limits();
         let explicit = activation.quant_min.is_some() || activation.quant_max.is_some();
         if explicit && activation.reduce_range {
@@ -289,6 +350,10 @@ mod tests {
         let mut qconfig = Preset::X86.qconfig();
         qconfig.activation.quant_max = Some(200);
         assert_eq!(qconfig.check(), Err(QConfigError::ReduceRangeTwice));
+        let mut qconfig = Preset::Onednn.qconfig();
+        qconfig.activation.percentile = Some(Percentile::default());
+        assert_eq!(qconfig.check(), Err(QConfigError::PercentileUnused));
+        assert!([50.0, 100.1, f64::NAN].into_iter().all(|percent| Percentile::try_from(percent).is_err()));
         let mut qconfig = Preset::Onednn.qconfig();
         qconfig.weight.quant_min = Some(0);
         assert_eq!(qconfig.check(), Err(QConfigError::OneSidedWeight { min: 0, max: 127 }));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::{ActivationSpec, Preset, QConfigMapping, WeightSpec};
+use super::{ActivationSpec, Percentile, Preset, QConfigMapping, WeightSpec};
 
 impl JsonSchema for QConfigMapping {
     fn schema_name() -> Cow<'static, str> {
@@ -58,6 +58,16 @@ impl JsonSchema for QConfigMapping {
                 },
             },
         })
+    }
+}
+
+impl JsonSchema for Percentile {
+    fn schema_name() -> Cow<'static, str> {
+        "Percentile".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "number", "exclusiveMinimum": 50, "maximum": 100})
     }
 }
 

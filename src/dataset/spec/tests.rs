@@ -18,6 +18,7 @@ split: {calibrate: 128, search: 572, certify: 300, seed: 0}",
         images:
           csv: data/labels.csv
         preprocess:
+          orientation: upright
           resize:
             short_side: 256
             interpolation: bilinear
@@ -32,6 +33,7 @@ split: {calibrate: 128, search: 572, certify: 300, seed: 0}",
           - 0.229
           - 0.224
           - 0.225
+        cache_mib: 1024
         split:
           calibrate: 128
           search: 572
@@ -61,11 +63,13 @@ split: {calibrate: 8}",
             images: a.gz
             labels: b.gz
         preprocess:
+          orientation: upright
           scale: 1.0
           mean:
           - 0.0
           std:
           - 1.0
+        cache_mib: 1024
         split:
           calibrate: 8
           certify: 0
@@ -78,6 +82,9 @@ split: {calibrate: 8}",
 fn every_form_reads_back_as_written() {
     for (images, preprocess, split) in [
         ("{image_folder: val}", "{center_crop: [224, 192]}", "{file: split.json}"),
+        ("{npy: {images: x.npy, labels: y.npy}}", "{orientation: stored}", "{calibrate: 1}"),
+        ("{safetensors: {file: a.safetensors, labels: y}}", "{}", "{calibrate: 1}\nlabel_map: names.txt"),
+        ("{parquet: {path: data, images: picture}}", "{}", "{calibrate: 1}\ncache_mib: 0"),
         ("{csv: a.csv}", "{resize: {size: 32}}", "{calibrate: 1, search: 2}"),
         ("{csv: a.csv}", "{resize: {size: [3, 4], interpolation: lanczos}}", "{calibrate: 1}"),
     ] {
@@ -108,15 +115,15 @@ fn mistakes_say_what_was_expected() {
         with("{csv: a}", "{}", "{file: a, seed: 1}"),
     ];
     insta::assert_snapshot!(errors.join("\n"), @r#"
-        expected exactly one of csv, idx, npz and image_folder, found csv and image_folder
-        expected one of csv, idx, npz and image_folder
-        images: unknown field `tar`, expected one of `csv`, `idx`, `npz`, `image_folder` at line 1 column 10
+        expected exactly one of csv, idx, npz, npy, safetensors, parquet and image_folder, found csv and image_folder
+        expected one of csv, idx, npz, npy, safetensors, parquet and image_folder
+        images: unknown field `tar`, expected one of `csv`, `idx`, `npz`, `npy`, `safetensors`, `parquet`, `image_folder` at line 1 column 10
         preprocess: expected one of short_side and size at line 2 column 13
         preprocess: expected one of short_side and size, found both at line 2 column 13
         preprocess: expected a side from 1 to 16384, found 0 at line 2 column 13
         preprocess: expected a number or [height, width] at line 2 column 13
         preprocess: expected a side from 1 to 16384, found 100000 at line 2 column 13
-        preprocess: unknown field `crop`, expected one of `resize`, `center_crop`, `channels`, `scale`, `mean`, `std` at line 2 column 14
+        preprocess: unknown field `crop`, expected one of `orientation`, `resize`, `center_crop`, `channels`, `scale`, `mean`, `std` at line 2 column 14
         expected calibrate (a count) or file
         expected calibrate of at least 1, found 0
         expected search of at least 1, found 0

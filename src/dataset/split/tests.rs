@@ -61,7 +61,7 @@ fn by_json(json: &str) -> Result<Split, String> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("all.csv"), "file,label\na,0\nb,0\nc,0\nd,0\ne,0\n").unwrap();
     fs::write(folder.path().join("split.json"), json).unwrap();
-    let table = Table::read(&Source::Csv("all.csv".into()), folder.path(), None).unwrap();
+    let table = Table::read(&Source::Csv("all.csv".into()), folder.path(), None, None).unwrap();
     by_file(&folder.path().join("split.json"), &table, None).map_err(|error| {
         let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
         let message = format!("{error}{}", source.unwrap_or_default());

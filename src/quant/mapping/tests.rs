@@ -336,7 +336,8 @@ fn what_cannot_be_read_is_named() {
         ),
         (
             "'': {activation: {observer: median}}",
-            "\"\": activation.observer: unknown variant `median`, expected `minmax` or `histogram`",
+            "\"\": activation.observer: unknown variant `median`, expected one of `minmax`, `histogram`, \
+             `percentile`, `mse`, `entropy`",
         ),
         (
             "'': {weight: {bits: 4}}",
@@ -357,15 +358,19 @@ fn what_cannot_be_read_is_named() {
 }
 
 fn qconfig() -> impl Strategy<Value = Option<QConfig>> {
-    let observer = prop_oneof![Just(ObserverKind::Minmax), Just(ObserverKind::Histogram)];
+    use ObserverKind::{Entropy, Histogram, Minmax, Mse};
+    let others = prop::sample::select(vec![Minmax, Histogram, Mse, Entropy]).prop_map(|observer| (observer, None));
+    let percentile = prop::option::of((50.001f64..=100.0).prop_map(|percent| percent.try_into().unwrap()));
+    let observer = prop_oneof![others, percentile.prop_map(|percentile| (ObserverKind::Percentile, percentile))];
     let dtype = prop_oneof![Just(ActivationDtype::Quint8), Just(ActivationDtype::Qint8)];
     let scheme = prop_oneof![Just(ActivationScheme::PerTensorAffine), Just(ActivationScheme::PerTensorSymmetric)];
     let bound = || prop::option::of(-128i32..=255);
     let activation = (dtype, scheme, observer, any::<bool>(), bound(), bound()).prop_map(
-        |(dtype, qscheme, observer, reduce_range, quant_min, quant_max)| ActivationSpec {
+        |(dtype, qscheme, (observer, percentile), reduce_range, quant_min, quant_max)| ActivationSpec {
             dtype,
             qscheme,
             observer,
+            percentile,
             reduce_range,
             quant_min,
             quant_max,

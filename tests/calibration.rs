@@ -1,4 +1,5 @@
-//! A corrected bias takes the mean error away that a rounded weight adds to each channel, and survives being written.
+//! Calibration gives the same bits however many threads there are. A corrected bias takes the mean error away that a
+//! rounded weight adds to each channel, and survives being written.
 
 use std::path::Path;
 
@@ -63,6 +64,30 @@ fn bias(calibrated: &Calibrated, group: GroupId, correction: bool, channels: usi
         errors[i % channels] += f64::from(y - x);
     }
     errors.iter().map(|e| e.abs()).sum::<f64>() / expected.len() as f64
+}
+
+#[test]
+fn threads_change_no_bit_of_any_observers_grids() {
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let calibrated = pool.install(calibrated);
+        let parameters = |observer: &str| {
+            let yaml = format!("{{'': {{activation: {{observer: {observer}}}, weight: {{bias_correction: true}}}}}}");
+            let mapping: QConfigMapping = serde_yaml::from_str(&yaml).unwrap();
+            let qconfigs = mapping.resolve(calibrated.engine().groups()).unwrap();
+            let converted = calibrated.convert(&qconfigs);
+            (converted.quantization.iter().flatten())
+                .map(|q| (q.inputs.clone(), q.output, q.bias.clone()))
+                .collect::<Vec<_>>()
+        };
+        ["minmax", "histogram", "percentile", "mse", "entropy"].map(parameters)
+    };
+    let one = with(1);
+    for threads in [2, 3, 8, 11] {
+        assert_eq!(with(threads), one, "{threads} threads");
+    }
+    // Each observer has a say of its own.
+    assert!((1..5).all(|observer| one[observer] != one[0]));
 }
 
 #[test]
