@@ -55,6 +55,7 @@ const RAISED: &[(&str, Raise)] = &[
         b.refused(&["init", "m.onnx", "labels.csv", "-o", "-"])
     }),
     ("PipelineError::Unresolvable", |b| b.refused(&["validate", "job.yaml", "--strict"])),
+    ("PipelineError::Program", |b| b.run(&["measure.latency={command: ['false']}"])),
     ("PipelineError::Baseline", |b| {
         b.labels(|_| 1);
         // All weights are such that the first output is the largest.
