@@ -37,7 +37,9 @@ fn an_outlier_is_cut_off_when_that_is_cheaper() {
         let percentile = (*observer == ObserverKind::Percentile).then(|| 99.99.try_into().unwrap());
         let (min, max) = statistics.range(&ActivationSpec { percentile, ..spec(*observer) });
         assert!(min < 0.001, "{observer:?}: {min}");
-        assert!(max < 1.05, "{observer:?}: {max}");
+        // To clamp the one costs (2 - t)², steps of t/255 cost (t/255)²/12 each of the others: least at t = 1.77.
+        let expected = if *observer == ObserverKind::Mse { 1.76..1.79 } else { 0.9..1.05 };
+        assert!(expected.contains(&max), "{observer:?}: {max}");
     }
 }
 
@@ -101,11 +103,12 @@ fn percentiles_are_those_of_the_sorted_elements_and_of_onnx_runtime() {
                 low - min < width && min <= low && max - high <= width && max >= high,
                 "{name} {percent}: {min} {max}"
             );
-            // ONNX Runtime has the lower edges of 2048 bins of its own.
-            let its_width = f64::from(statistics.max.max(-statistics.min)) / 1024.0;
+            // ONNX Runtime has 2048 bins of its own, and the lower edge of the last: a few elements more are outside.
             let its = &expected["onnxruntime"];
-            assert!((min - number(&its[0])).abs() < 2.0 * its_width, "{name} {percent}: {min} {its}");
-            assert!((max - number(&its[1])).abs() < 2.0 * its_width, "{name} {percent}: {max} {its}");
+            let outside =
+                |low: f64, high: f64| x.iter().filter(|v| f64::from(**v) < low || f64::from(**v) > high).count();
+            let (ours, its) = (outside(min, max), outside(number(&its[0]), number(&its[1])));
+            assert!(ours.abs_diff(its) <= 5 + ours / 20, "{name} {percent}: {ours} and {its} outside");
 
             let (min, max) = range(symmetric);
             let largest = number(&expected["symmetric"]);
