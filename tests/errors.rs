@@ -47,6 +47,7 @@ const RAISED: &[(&str, Raise)] = &[
     }),
     ("QConfigError::Range", |b| b.job("qconfig={'': {activation: {quant_min: 10, quant_max: 5}}}")),
     ("QConfigError::ReduceRangeTwice", |b| b.job("qconfig={'': {activation: {reduce_range: true, quant_max: 200}}}")),
+    ("QConfigError::PercentileUnused", |b| b.job("qconfig={'': {activation: {observer: minmax, percentile: 99}}}")),
     ("QConfigError::OneSidedWeight", |b| b.job("qconfig={'': {weight: {quant_min: 0}}}")),
     ("PipelineError::NothingToQuantize", |b| b.job("qconfig={'': null}")),
     ("PipelineError::Shape", |b| b.job("data.preprocess.center_crop=8")),
@@ -55,7 +56,7 @@ const RAISED: &[(&str, Raise)] = &[
         b.refused(&["init", "m.onnx", "labels.csv", "-o", "-"])
     }),
     ("PipelineError::Unresolvable", |b| b.refused(&["validate", "job.yaml", "--strict"])),
-    ("PipelineError::Program", |b| b.run(&["measure.latency={command: ['false']}"])),
+    ("PipelineError::Program", |b| b.run(&["measure.latency={command: ['false', '{model}']}"])),
     ("PipelineError::Baseline", |b| {
         b.labels(|_| 1);
         // All weights are such that the first output is the largest.

@@ -198,7 +198,12 @@ fn every_route_answers_and_the_commands_say_the_same_of_a_server_as_of_its_datab
     let sets: Vec<&str> = SMALL.iter().flat_map(|set| ["--set", set]).collect();
     let submit = [&["submit", JOB, "--watch", "--server", &server], &sets[..]].concat();
     let done = bench.qtuned(&submit);
-    assert!([0, 3].contains(&done.code) && done.stdout.contains("job 2: fashion-mnist (queued)\n"), "{}", done.stderr);
+    assert!(
+        [0, 3].contains(&done.code) && done.stdout.contains("job 2: fashion-mnist (queued)\n"),
+        "{}{}",
+        done.stdout,
+        done.stderr
+    );
     assert!(bench.qtuned(&submit).stdout.contains("job 2: fashion-mnist (succeeded), the same as before\n"));
     assert_eq!(bench.told(&["rm", "2", "--server", &server]), "job 2: fashion-mnist is removed\n");
     assert_eq!(ask(address, "DELETE", "/v1/jobs/2", &[], "").status, 404);

@@ -65,7 +65,8 @@ impl Processes {
                 command
             }
         };
-        if let Some(folder) = &program.folder {
+        // The folder of a job file that is named without one is where this process is.
+        if let Some(folder) = program.folder.as_ref().filter(|folder| !folder.as_os_str().is_empty()) {
             command.current_dir(folder);
         }
         command.env_remove("QTUNED_TOKEN");
