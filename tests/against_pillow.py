@@ -21,15 +21,13 @@ LEAST = 0.99
 
 
 def photograph(height, width, channels):
-    """Smooth areas, edges and some noise, as in a photograph."""
+    """Light with edges and noise, colours that change slowly: as in a photograph."""
     y, x = numpy.mgrid[:height, :width]
-    random = numpy.random.default_rng(7)
-    planes = []
-    for c in range(channels):
-        plane = 110 + 70 * numpy.sin(x / (11 + 3 * c)) + 60 * numpy.cos(y / (17 - 2 * c) + x / 40)
-        plane[(x - 60 - 9 * c) ** 2 + (y - 90) ** 2 < 900] += 80
-        planes.append(plane + random.normal(0, 4, plane.shape))
-    return numpy.clip(numpy.stack(planes, -1), 0, 255).astype(numpy.uint8)
+    light = 120 + 50 * numpy.sin(x / 11) + 40 * numpy.cos(y / 17 + x / 40)
+    light[(x - 60) ** 2 + (y - 90) ** 2 < 900] += 50
+    light += numpy.random.default_rng(7).normal(0, 6, light.shape)
+    colour = [25 * numpy.sin(x / (40 + 9 * c) + c) + 20 * numpy.cos(y / (60 - 7 * c)) for c in range(channels)]
+    return numpy.clip(numpy.stack([light + plane for plane in colour], -1), 0, 255).astype(numpy.uint8)
 
 
 def encoded(image, form, **options):

@@ -80,7 +80,7 @@ fn threads_change_no_bit_of_any_observers_grids() {
                 .map(|q| (q.inputs.clone(), q.output, q.bias.clone()))
                 .collect::<Vec<_>>()
         };
-        ["minmax", "histogram", "percentile", "mse", "entropy"].map(parameters)
+        ["minmax", "histogram", "percentile, percentile: 99", "mse", "entropy"].map(parameters)
     };
     let one = with(1);
     for threads in [2, 3, 8, 11] {

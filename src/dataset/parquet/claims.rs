@@ -71,9 +71,9 @@ pub(super) fn check_pages(file: &At, column: &ColumnChunkMetaData) -> Result<(),
     };
     while at < end {
         let mut header = Compact { reader: file.get_read(at)?, read: 0 };
-        let sizes = header.page_sizes().map_err(|error| Fault::new(place(at), format!("expected a page: {error}")))?;
-        let [Some(whole), Some(stored)] = sizes else {
-            return Err(Fault::new(place(at), "expected a page with its sizes"));
+        let page = header.page().map_err(|error| Fault::new(place(at), format!("expected a page: {error}")))?;
+        let Some(Page { whole, stored }) = page else {
+            return Err(Fault::new(place(at), "expected a page of values with its sizes"));
         };
         if whole < 0 || stored < 0 || whole > stored.saturating_mul(inflation).saturating_add(64) {
             let problem = format!("a page claims {whole} bytes in {stored}");
@@ -88,6 +88,12 @@ pub(super) fn check_pages(file: &At, column: &ColumnChunkMetaData) -> Result<(),
     Ok(())
 }
 
+/// The size of a page, and its size as it is stored.
+struct Page {
+    whole: i64,
+    stored: i64,
+}
+
 /// Thrift's compact protocol, which footers and page headers are written in.
 struct Compact<R> {
     reader: R,
@@ -96,17 +102,29 @@ struct Compact<R> {
 }
 
 impl<R: Read> Compact<R> {
-    /// A page's size, and its size as it is stored.
-    fn page_sizes(&mut self) -> io::Result<[Option<i64>; 2]> {
-        let mut sizes = [None; 2];
-        let mut field = 0;
+    /// The header of a page; `None` where a page of values lacks what it must have.
+    fn page(&mut self) -> io::Result<Option<Page>> {
+        // Of the fields 1 to 3: the type, the size, and the size as it is stored.
+        let mut integers = [None; 3];
+        let (mut field, mut parts) = (0, 0u32);
         while let Some(kind) = self.field(&mut field)? {
             match (field, kind) {
-                (2 | 3, 5) => sizes[(field - 2) as usize] = Some(self.integer()?),
+                (1..=3, 5) => integers[(field - 1) as usize] = Some(self.integer()?),
                 _ => self.skip(kind, MAX_DEPTH)?,
             }
+            if let (5..=8, 12) = (field, kind) {
+                parts |= 1 << field;
+            }
         }
-        Ok(sizes)
+        let [Some(of), Some(whole), Some(stored)] = integers else { return Ok(None) };
+        // Each type of page has a part of its own: data, dictionary, data of the second version.
+        let part = match of {
+            0 => 5,
+            2 => 7,
+            3 => 8,
+            _ => return Ok(None),
+        };
+        Ok((parts & 1 << part != 0).then_some(Page { whole, stored }))
     }
 
     /// How many children each element of a footer's schema has.

@@ -37,7 +37,9 @@ fn an_outlier_is_cut_off_when_that_is_cheaper() {
         let percentile = (*observer == ObserverKind::Percentile).then(|| 99.99.try_into().unwrap());
         let (min, max) = statistics.range(&ActivationSpec { percentile, ..spec(*observer) });
         assert!(min < 0.001, "{observer:?}: {min}");
-        assert!(max < 1.05, "{observer:?}: {max}");
+        // To clamp the one costs (2 - t)², steps of t/255 cost (t/255)²/12 each of the others: least at t = 1.77.
+        let expected = if *observer == ObserverKind::Mse { 1.76..1.79 } else { 0.9..1.05 };
+        assert!(expected.contains(&max), "{observer:?}: {max}");
     }
 }
 
@@ -101,11 +103,16 @@ fn percentiles_are_those_of_the_sorted_elements_and_of_onnx_runtime() {
                 low - min < width && min <= low && max - high <= width && max >= high,
                 "{name} {percent}: {min} {max}"
             );
-            // ONNX Runtime has the lower edges of 2048 bins of its own.
-            let its_width = f64::from(statistics.max.max(-statistics.min)) / 1024.0;
-            let its = &expected["onnxruntime"];
-            assert!((min - number(&its[0])).abs() < 2.0 * its_width, "{name} {percent}: {min} {its}");
-            assert!((max - number(&its[1])).abs() < 2.0 * its_width, "{name} {percent}: {max} {its}");
+            // ONNX Runtime has 2048 bins from -t to t, and gives lower edges: two bins further, or past a few elements where
+            // these are rare.
+            let two_bins = f64::from(statistics.max.max(-statistics.min)) / 512.0;
+            for (ours, its, side) in [(min, &expected["onnxruntime"][0], -1.0), (max, &expected["onnxruntime"][1], 1.0)]
+            {
+                let its = number(its);
+                let beyond = |end: f64| x.iter().filter(|v| (f64::from(**v) - end) * side > 0.0).count();
+                let near = (ours - its).abs() <= two_bins || beyond(ours).abs_diff(beyond(its)) <= 3;
+                assert!(near, "{name} {percent}: {ours} and {its}");
+            }
 
             let (min, max) = range(symmetric);
             let largest = number(&expected["symmetric"]);
