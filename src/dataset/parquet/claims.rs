@@ -64,7 +64,9 @@ pub(super) fn check_pages(file: &At, column: &ColumnChunkMetaData) -> Result<(),
     let data = column.data_page_offset();
     let start = column.dictionary_page_offset().unwrap_or(data);
     let inside = |at: i64| u64::try_from(at).ok().filter(|&at| at <= file.length);
-    let end = start.checked_add(column.compressed_size()).and_then(inside);
+    // A size below 0 would end before the start, and no page be looked at.
+    let size = Some(column.compressed_size()).filter(|size| *size >= 0);
+    let end = size.and_then(|size| start.checked_add(size)).and_then(inside);
     let (Some(mut at), Some(end)) = (inside(start), end) else {
         let problem = format!("claims {} bytes from byte {start}, the file ends before", column.compressed_size());
         return Err(Fault::new(format!("column `{}`", column.column_path().string()), problem));
