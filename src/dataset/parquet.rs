@@ -10,6 +10,7 @@ mod values;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -91,10 +92,17 @@ pub(super) fn read(files: Vec<PathBuf>, spec: &ParquetFiles) -> Result<(Pictures
             let groups = read_labels(&reader, &spec.labels, label_column, &mut labels)?;
             Ok((reader, column, groups))
         };
-        let (reader, column, groups) = open().map_err(|fault| fault.in_file(&path))?;
+        let (reader, column, groups) = guarded(open).map_err(|fault| fault.in_file(&path))?;
         shards.push((first, Shard { path, reader, groups, column }));
     }
     Ok((Pictures { shards }, labels))
+}
+
+/// The library asserts here and there what a damaged file need not keep. What [`claims`] does not see of that ends here:
+/// nothing that was begun is used again.
+fn guarded<T>(read: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    let damaged = |_| Err(Fault::new("parquet", "the file is damaged"));
+    panic::catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(damaged)
 }
 
 impl Pictures {
@@ -111,7 +119,7 @@ impl Pictures {
     /// A row's encoded picture.
     pub(super) fn bytes(&self, row: usize) -> Result<Vec<u8>, DatasetError> {
         let (row, shard) = self.shard(row);
-        shard.bytes(row).map_err(|fault| {
+        guarded(|| shard.bytes(row)).map_err(|fault| {
             let in_row = match fault {
                 Fault::Malformed { problem, .. } => Fault::new(format!("row {row}"), problem),
                 fault => fault,
