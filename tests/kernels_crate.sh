@@ -12,7 +12,7 @@ mkdir -p "$crate/src"
     printf '[workspace]\n[package]\nname = "kernels-alone"\n'
     grep -E '^(edition|rust-version) = ' Cargo.toml
     printf '[dependencies]\n'
-    grep -E '^(proptest|rayon|regex|serde|serde_path_to_error|serde_yaml|statrs|strsim|thiserror) = ' Cargo.toml
+    grep -E '^(proptest|rayon|regex|schemars|serde|serde_json|serde_path_to_error|serde_yaml|statrs|strsim|thiserror) = ' Cargo.toml
 } >"$crate/Cargo.toml"
 modules=(graph quant kernels)
 for module in "${modules[@]}"; do
