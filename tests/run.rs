@@ -69,6 +69,11 @@ fn a_job_runs_to_its_end_and_again_finds_everything_recorded() {
     assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("<title>fashion-mnist · qtuned</title>"));
     assert!(stderr.contains("the 1000 samples of the certify split can rule out a drop of"), "{stderr}");
     assert!(stdout.contains("certified: at 95 % confidence its drop in the population is at most"), "{stdout}");
+    // Trials within the budget are timed once more, in turn.
+    assert!(stderr.contains("taking the latencies of 2 trials in turn"), "{stderr}");
+    let twice =
+        rows(path, "SELECT count(*) AS n FROM (SELECT 1 FROM latency_runs GROUP BY trial_id HAVING count(*) = 2)");
+    assert_eq!(twice, serde_json::json!([{"n": 2}]));
     let named = rows(path, "SELECT trial, total FROM finalists WHERE place = 0");
     assert_eq!(named[0]["total"], serde_json::json!(1000));
 

@@ -184,12 +184,9 @@ pub fn latencies(
             Ok(())
         })?;
         if throttled_periods() == throttled {
-            let fp32_ns = times.pop().unwrap_or_default();
-            let taken = |candidate_ns| Latency {
-                candidate_ns,
-                fp32_ns: fp32_ns.clone(),
-                fingerprint: fingerprint(kernels, protocol),
-            };
+            let (fp32_ns, fingerprint) = (times.pop().unwrap_or_default(), fingerprint(kernels, protocol));
+            let taken =
+                |candidate_ns| Latency { candidate_ns, fp32_ns: fp32_ns.clone(), fingerprint: fingerprint.clone() };
             return Ok(Some(times.into_iter().map(taken).collect()));
         }
         tracing::warn!("a CPU quota throttled the latency run, taking it again");
@@ -299,4 +296,18 @@ fn quota_milli_cpus() -> Option<u64> {
 fn throttled_periods() -> u64 {
     let text = cgroup_file("cpu.stat").unwrap_or_default();
     text.lines().find_map(|l| l.strip_prefix("nr_throttled ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_told_apart;
+
+    #[test]
+    fn candidates_are_told_apart_when_the_fastest_is_below_all_others() {
+        let near = |ns: u64| (ns - 10..ns + 10).collect::<Vec<u64>>();
+        assert!(is_told_apart(&[near(100)]) && is_told_apart(&[near(150), near(100), near(160)]));
+        assert!(!is_told_apart(&[near(150), near(103), near(100)]));
+        // Two that are slower need not be told apart from each other.
+        assert!(is_told_apart(&[near(100), near(200), near(201)]));
+    }
 }
