@@ -25,7 +25,7 @@ use crate::{
     evaluate::{Call, Measures, Metric, Program},
     export::Target,
     onnx::Reading,
-    quant::QConfigMapping,
+    quant::{QConfigMapping, Repair},
     search::{Budget, DropKind, Limits, StrategyKind, Until},
     sensitivity::RankBy,
 };
@@ -173,6 +173,10 @@ pub struct SearchSpec {
     pub strategy: StrategyKind,
     /// Whether groups that went back to fp32 are tried in int8 again.
     pub refine: bool,
+    /// Changes of the qconfig that are tried on all groups before any goes back to fp32: the first, the first two, and so
+    /// on; the search goes on from the best.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<Repair>,
     /// When the search ends.
     pub until: Until,
     /// Trials at most, fp32 included.
@@ -267,6 +271,7 @@ impl Default for SearchSpec {
         SearchSpec {
             strategy: StrategyKind::default(),
             refine: true,
+            repairs: Vec::new(),
             until: Until::default(),
             max_trials: 100,
             max_time: None,

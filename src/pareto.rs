@@ -74,6 +74,7 @@ mod tests {
             Fingerprint { cpu: "c".into(), kernel: "k".into(), threads: 1, batch: 1, quota_milli_cpus: None };
         Trial {
             key: Key([0; 32]),
+            repairs: vec![],
             fp32_groups: vec![],
             int8_groups: 0,
             evaluation: Evaluation { score: Score::Count { correct, total: 100 }, correct: vec![], seconds: 0.0 },

@@ -56,6 +56,8 @@ type BiasKey = (GroupId, WeightSpec, u32);
 pub struct Converted {
     /// The plan.
     pub plan: Plan,
+    /// The qconfig of each group; `None` in fp32.
+    pub qconfigs: Vec<Option<QConfig>>,
     /// How each group runs; `None` in fp32.
     pub quantization: Vec<Option<GroupQuantization>>,
 }
@@ -112,7 +114,7 @@ pub enum RestoreError {
 /// A file that does not fit the network.
 pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, RestoreError> {
     let groups = engine.groups();
-    let qconfigs = file.mapping.resolve(groups)?;
+    let mut qconfigs = file.mapping.resolve(groups)?;
     let name = |id: Option<&String>| id.map_or("nothing", |id| id).to_owned();
     let ids = |place: usize| (groups.all().get(place).map(|g| &g.id), file.groups.get(place).map(|g| &g.id));
     if let Some(place) = (0..groups.len().max(file.groups.len())).find(|&place| ids(place).0 != ids(place).1) {
@@ -120,9 +122,10 @@ pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, Restore
         return Err(RestoreError::Group { place: place + 1, got: name(got), expected: name(expected) });
     }
     let mut quantization = Vec::with_capacity(groups.len());
-    for ((group, written), qconfig) in groups.all().iter().zip(&file.groups).zip(&qconfigs) {
+    for ((group, written), qconfig) in groups.all().iter().zip(&file.groups).zip(&mut qconfigs) {
         let wrong = |problem| RestoreError::Parameters { group: group.id.clone(), problem };
         if written.precision == Precision::Fp32 {
+            *qconfig = None;
             quantization.push(None);
             continue;
         }
@@ -154,7 +157,7 @@ pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, Restore
         let bias = bias.map(Arc::from);
         quantization.push(Some(GroupQuantization { inputs, output, weight: qconfig.weight, scales, bias }));
     }
-    Ok(Converted { plan: engine.plan(&quantization), quantization })
+    Ok(Converted { plan: engine.plan(&quantization), qconfigs, quantization })
 }
 
 /// Forms the groups of a graph and marks what is to be observed.
@@ -312,14 +315,7 @@ impl Calibrated {
                 _ => {}
             }
         }
-        Converted { plan: self.engine.plan(&quantization), quantization }
-    }
-
-    /// As [`Calibrated::convert`] with these groups in fp32.
-    pub fn convert_without(&self, qconfigs: &[Option<QConfig>], fp32: &[GroupId]) -> Converted {
-        let mut qconfigs = qconfigs.to_vec();
-        fp32.iter().for_each(|id| qconfigs[id.0] = None);
-        self.convert(&qconfigs)
+        Converted { plan: self.engine.plan(&quantization), qconfigs: qconfigs.to_vec(), quantization }
     }
 
     fn corrected_bias(&self, id: GroupId, spec: &WeightSpec, input: Option<&Affine>) -> Option<Arc<[f32]>> {

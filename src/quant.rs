@@ -6,6 +6,7 @@ mod histogram;
 mod mapping;
 mod observer;
 mod qconfig;
+mod repair;
 mod schema;
 
 pub use affine::{AddMultipliers, Affine, WeightScales, requantization_multiplier, round_half_even};
@@ -17,3 +18,4 @@ pub use qconfig::{
     ActivationDtype, ActivationScheme, ActivationSpec, ObserverKind, Percentile, Preset, QConfig, QConfigError,
     WeightDtype, WeightScheme, WeightSpec,
 };
+pub use repair::Repair;

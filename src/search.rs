@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     evaluate::{Evaluation, Latency},
     graph::GroupId,
+    quant::Repair,
     sensitivity::{Gain, Won},
 };
 
@@ -67,6 +68,8 @@ impl FromStr for Key {
 pub struct Trial {
     /// What was measured.
     pub key: Key,
+    /// What is changed in the starting qconfig.
+    pub repairs: Vec<Repair>,
     /// Groups that the starting qconfig quantizes and this one does not, in topological order.
     pub fp32_groups: Vec<GroupId>,
     /// Groups that run in int8.
@@ -79,6 +82,13 @@ pub struct Trial {
     pub weight_bytes: u64,
     /// Bytes of the values alive at the same time in one run of one sample, at most.
     pub activation_bytes: u64,
+}
+
+impl Trial {
+    /// The qconfig that was measured.
+    pub fn candidate(&self) -> Candidate {
+        Candidate { repairs: self.repairs.clone(), fp32: self.fp32_groups.clone() }
+    }
 }
 
 /// When the search ends.
@@ -103,15 +113,24 @@ pub struct Limits {
     pub max_seconds: Option<f64>,
 }
 
+/// A qconfig that is to be measured: the starting one with some changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Candidate {
+    /// Applied to every group, in order.
+    pub repairs: Vec<Repair>,
+    /// Groups in fp32, in topological order.
+    pub fp32: Vec<GroupId>,
+}
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Proposal {
-    /// Measure the starting qconfig with these groups in fp32.
-    Measure(Vec<GroupId>),
-    /// Measure what each further group in fp32 would win, with these in fp32.
-    Rank(Vec<GroupId>),
-    /// Measure how many samples each further group in fp32 would win, with these, which were measured, in fp32.
-    Screen(Vec<GroupId>),
+    /// Measure this qconfig.
+    Measure(Candidate),
+    /// Measure what each further group in fp32 would win beside those of this qconfig.
+    Rank(Candidate),
+    /// Measure how many samples each further group in fp32 would win beside those of this qconfig, which was measured.
+    Screen(Candidate),
     /// The search is over.
     Finished(Finish),
 }
@@ -133,8 +152,8 @@ pub enum Finish {
 /// The gains that were measured with some groups in fp32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranked {
-    /// Groups in fp32, in topological order.
-    pub fp32: Vec<GroupId>,
+    /// What they were measured in.
+    pub base: Candidate,
     /// What each of the others would win, most first.
     pub gains: Vec<Gain>,
 }
@@ -142,8 +161,8 @@ pub struct Ranked {
 /// How many samples each further group wins with some groups in fp32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Screened {
-    /// Groups in fp32, in topological order.
-    pub fp32: Vec<GroupId>,
+    /// What it was measured in.
+    pub base: Candidate,
     /// What each of the others would win, most first; empty where that cannot be told from single samples.
     pub won: Vec<Won>,
 }
@@ -159,7 +178,8 @@ pub struct Findings {
     pub screened: Vec<Screened>,
 }
 
-/// A search: fp32, then all of the starting qconfig, then what the strategy tries; at last, what it found is refined.
+/// A search: fp32, then all of the starting qconfig, if need be with its repairs, then what the strategy tries from the best
+/// of these; at last, what it found is refined.
 #[derive(Clone, Debug)]
 pub struct Search {
     /// Groups that the starting qconfig quantizes, in the order in which they are to go back to fp32: worst first, or for
@@ -171,6 +191,8 @@ pub struct Search {
     pub limits: Limits,
     /// What is tried.
     pub strategy: StrategyKind,
+    /// What is tried on all groups before any goes back to fp32: the first, the first two, and so on.
+    pub repairs: Vec<Repair>,
     /// Whether each group that went back to fp32 is tried in int8 again, once a trial is within the budget.
     pub refine: bool,
 }
@@ -206,26 +228,41 @@ impl Search {
     pub fn propose(&self, findings: &Findings) -> Proposal {
         let trials = &findings.trials;
         let Some(baseline) = trials.first() else {
-            let mut all = self.ranking.clone();
-            all.sort_unstable();
-            return Proposal::Measure(all);
+            let mut fp32 = self.ranking.clone();
+            fp32.sort_unstable();
+            return Proposal::Measure(Candidate { repairs: Vec::new(), fp32 });
         };
-        let until = self.limits.until;
-        let history = History { ranking: &self.ranking, budget: &self.budget, baseline, findings, until };
+        let mut history = History {
+            ranking: &self.ranking,
+            budget: &self.budget,
+            baseline,
+            findings,
+            repairs: &[],
+            until: self.limits.until,
+        };
         let enough = history.is_enough();
-        let refined = || if enough && self.refine { refine::Refine.next(&history) } else { None };
-        let step = match trials.len() {
-            1 => Some(Step::Measure(Vec::new())),
-            _ => self.strategy.strategy().next(&history).or_else(refined),
+        let mut repairs = (0..=self.repairs.len()).map(|count| &self.repairs[..count]);
+        let untried = repairs.find(|repairs| History { repairs, ..history }.find(&[]).is_none());
+        let step = match untried.filter(|_| !enough) {
+            Some(repairs) => {
+                history.repairs = repairs;
+                Some(Step::Measure(Vec::new()))
+            }
+            None => {
+                history.repairs = history.best_repairs();
+                let refined = || if enough && self.refine { refine::Refine.next(&history) } else { None };
+                self.strategy.strategy().next(&history).or_else(refined)
+            }
         };
+        let candidate = |fp32| Candidate { repairs: history.repairs.to_vec(), fp32 };
         let spent: f64 = trials.iter().map(|t| t.evaluation.seconds).sum();
         let finish = match step {
             None => Finish::Exhausted,
             Some(_) if trials.len() >= self.limits.max_trials => Finish::MaxTrials,
             Some(_) if self.limits.max_seconds.is_some_and(|limit| spent >= limit) => Finish::MaxTime,
-            Some(Step::Measure(fp32)) => return Proposal::Measure(fp32),
-            Some(Step::Rank(fp32)) => return Proposal::Rank(fp32),
-            Some(Step::Screen(fp32)) => return Proposal::Screen(fp32),
+            Some(Step::Measure(fp32)) => return Proposal::Measure(candidate(fp32)),
+            Some(Step::Rank(fp32)) => return Proposal::Rank(candidate(fp32)),
+            Some(Step::Screen(fp32)) => return Proposal::Screen(candidate(fp32)),
         };
         Proposal::Finished(if enough { Finish::WithinBudget } else { finish })
     }

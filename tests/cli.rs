@@ -119,6 +119,7 @@ fn trials() -> Vec<(Trial, TrialFacts)> {
         let latency = ns.map(|ns| Latency { candidate_ns: around(ns), fp32_ns: around(2_000_000), fingerprint });
         let trial = Trial {
             key: Key([id; 32]),
+            repairs: vec![],
             fp32_groups: fp32.iter().map(|g| GroupId(*g)).collect(),
             int8_groups: 3 - fp32.len(),
             evaluation: Evaluation {

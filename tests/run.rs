@@ -110,6 +110,49 @@ fn a_job_runs_to_its_end_and_again_finds_everything_recorded() {
 }
 
 #[test]
+fn repairs_are_tried_and_recorded_before_groups_go_back_to_fp32() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    let mut set = SMALL.to_vec();
+    // Weights of four bits: far outside the budget as they are.
+    set.extend([
+        "data.split.certify=0",
+        "qconfig={preset: qnnpack, \"\": {activation: {observer: percentile, percentile: 99.0}, weight: {quant_min: -7, quant_max: 7}}}",
+        "search.repairs=[observer_auto, bias_correction, observer_auto, per_channel]",
+        "search.max_trials=6",
+        "budget.max_drop=0",
+    ]);
+    let (code, stdout, stderr) = run(path, &set);
+    assert!([0, 3].contains(&code), "{stderr}");
+    let trials = rows(path, "SELECT repairs, fp32_group_count AS n FROM trial_summary ORDER BY number");
+    let repairs = |trial: usize| trials[trial]["repairs"].as_str().map(ToString::to_string);
+    let all = [
+        r#"[]"#,
+        r#"[]"#,
+        r#"["observer_auto"]"#,
+        r#"["observer_auto","bias_correction"]"#,
+        r#"["observer_auto","bias_correction","per_channel"]"#,
+    ];
+    let tried = trials.as_array().unwrap().len().min(all.len());
+    assert!(tried >= 3, "{trials}");
+    all[..tried]
+        .iter()
+        .enumerate()
+        .for_each(|(trial, expected)| assert_eq!(repairs(trial).as_deref(), Some(*expected)));
+    assert!(stderr.contains("trial 2: 0 groups in fp32, repaired by observer_auto"), "{stderr}");
+    assert!(stdout.contains("repairs"), "{stdout}");
+    // Each is a qconfig of its own, with which the same is measured again.
+    let qtuned = |args: &[&str]| {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("qtuned"));
+        ended(command.args(args).current_dir(path).output().unwrap()).1
+    };
+    let file: QConfigFile = serde_yaml::from_str(&qtuned(&["export", "--trial", "2"])).unwrap();
+    assert!(serde_json::to_string(&file.mapping).unwrap().contains(r#""observer":"auto""#));
+    let replayed: serde_json::Value = serde_json::from_str(&qtuned(&["replay", "2", "--json"])).unwrap();
+    assert_eq!(replayed["agrees"], true);
+}
+
+#[test]
 fn a_budget_that_is_finer_than_the_samples_is_refused_when_that_is_wanted() {
     let folder = TempDir::new().unwrap();
     let mut command = command(folder.path(), &["data.split.search=50", "data.split.certify=0", "budget.max_drop=0.02"]);

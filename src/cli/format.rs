@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle, presets};
 
-use crate::evaluate::Metric;
+use crate::{evaluate::Metric, quant::Repair};
 
 /// A line below the headings and nothing else.
 const UNDERLINED: TableStyle = presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
@@ -54,6 +54,20 @@ pub(super) fn decibel(value: f64) -> String {
 /// Nanoseconds in milliseconds.
 pub(super) fn milliseconds(ns: f64) -> String {
     format!("{:.3} ms", ns / 1e6)
+}
+
+/// What a trial leaves in fp32, and how the rest is repaired.
+pub(super) fn in_fp32(int8_groups: usize, fp32_groups: usize, repairs: &[Repair]) -> String {
+    match int8_groups {
+        0 => "all in fp32".to_owned(),
+        _ => format!("{} in fp32{}", plural(fp32_groups, "group"), repaired(repairs)),
+    }
+}
+
+/// Names of repairs, to be set behind other text.
+pub(super) fn repaired(repairs: &[Repair]) -> String {
+    let names: Vec<&str> = repairs.iter().map(|repair| repair.name()).collect();
+    if names.is_empty() { String::new() } else { format!(", repaired by {}", names.join(" and ")) }
 }
 
 /// Bytes in the largest decimal unit that keeps the number above 1.

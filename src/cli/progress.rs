@@ -106,10 +106,7 @@ impl Progress for Terminal {
         let latency = trial.latency.as_ref();
         let median = format::or_none(latency.and_then(Latency::candidate), |q| format::milliseconds(q.median));
         let speed_up = format::or_none(latency.and_then(Latency::speed_up), |s| format!("{s:.2}×"));
-        let fp32 = match trial.int8_groups {
-            0 => "all in fp32".to_owned(),
-            _ => format!("{} in fp32", format::plural(facts.fp32_names.len(), "group")),
-        };
+        let fp32 = format::in_fp32(trial.int8_groups, facts.fp32_names.len(), &trial.repairs);
         let score = format::score(self.metric, trial.evaluation.score.value());
         self.line(&match (latency, facts.drop) {
             (None, Some(drop)) if drop.low < drop.high => {

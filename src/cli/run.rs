@@ -144,5 +144,6 @@ fn choice(chosen: &TrialSummary) -> String {
     };
     let (number, size) = (chosen.number, format::bytes(chosen.weight_bytes));
     let drop = format::or_none(chosen.score_drop, format::points);
-    format!("trial {number} is chosen: {fp32}\n{speed}, {size} of weights, drop {drop}\n")
+    let repaired = format::repaired(&chosen.repairs);
+    format!("trial {number} is chosen: {fp32}{repaired}\n{speed}, {size} of weights, drop {drop}\n")
 }

@@ -50,8 +50,10 @@ fn show(global: &Global, job: &JobArg, choose: impl FnOnce(Vec<TrialSummary>) ->
 /// The table of trials.
 pub(super) fn table(trials: &[TrialSummary]) -> String {
     let mark = |flag: bool, mark: &str| if flag { mark.to_owned() } else { String::new() };
+    // A column of its own only where there is something to say.
+    let repaired = trials.iter().any(|trial| !trial.repairs.is_empty());
     let row = |trial: &TrialSummary| {
-        vec![
+        let mut row = vec![
             trial.number.to_string(),
             if trial.int8_groups == 0 { "all".to_owned() } else { trial.fp32_groups.len().to_string() },
             format::score(trial.metric, trial.score),
@@ -66,8 +68,16 @@ pub(super) fn table(trials: &[TrialSummary]) -> String {
             format::bytes(trial.weight_bytes),
             mark(trial.on_front, "front"),
             mark(trial.chosen, "chosen"),
-        ]
+        ];
+        if repaired {
+            row.insert(2, trial.repairs.len().to_string());
+        }
+        row
     };
-    let headings = [">trial", ">fp32 groups", ">score", ">drop", ">median", ">q1..q3 ms", ">speed-up", ">size", "", ""];
+    let mut headings =
+        vec![">trial", ">fp32 groups", ">score", ">drop", ">median", ">q1..q3 ms", ">speed-up", ">size", "", ""];
+    if repaired {
+        headings.insert(2, ">repairs");
+    }
     format::table(&headings, trials.iter().map(row))
 }

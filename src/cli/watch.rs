@@ -94,10 +94,7 @@ fn tell(source: &dyn Source, id: JobId, event: &JobEvent) -> Result<String> {
 }
 
 fn summary(trial: &TrialSummary) -> String {
-    let fp32 = match trial.int8_groups {
-        0 => "all in fp32".to_owned(),
-        _ => format!("{} in fp32", format::plural(trial.fp32_groups.len(), "group")),
-    };
+    let fp32 = format::in_fp32(trial.int8_groups, trial.fp32_groups.len(), &trial.repairs);
     let score = format::score(trial.metric, trial.score);
     let median = format::or_none(trial.median_ns, format::milliseconds);
     let speed_up = format::or_none(trial.speed_up, |speed_up| format!("{speed_up:.2}×"));

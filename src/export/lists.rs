@@ -247,7 +247,9 @@ impl Lists<'_> {
                     let algorithm = match activation.observer {
                         ObserverKind::Minmax => Some("minmax"),
                         ObserverKind::Entropy => Some("kl"),
-                        ObserverKind::Histogram | ObserverKind::Percentile | ObserverKind::Mse => None,
+                        ObserverKind::Histogram | ObserverKind::Percentile | ObserverKind::Mse | ObserverKind::Auto => {
+                            None
+                        }
                     };
                     if let Some(algorithm) = algorithm {
                         entry["activation"]["algorithm"] = json!([algorithm]);

@@ -3,7 +3,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     evaluate::Metric,
-    quant::{Affine, GroupParameters, Preset},
+    quant::{Affine, GroupParameters, Preset, Repair},
 };
 
 fn qconfig(number: usize, score: f64) -> QConfigFile {
@@ -44,6 +44,7 @@ fn summary(number: usize, correct: u64, ns: f64, on_front: bool) -> TrialSummary
         weight_bytes: 100,
         activation_bytes: 50,
         int8_groups: 1,
+        repairs: vec![Repair::ObserverAuto],
         fp32_groups: vec!["features.0".into()],
         on_front,
         chosen: number == 2,

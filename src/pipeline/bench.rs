@@ -24,7 +24,7 @@ use crate::{
     pareto,
     ptq::{Calibrated, Converted, LoadSample, SampleError},
     quant::{GroupParameters, QConfigFile},
-    search::{Budget, DropInterval, DropKind, GroupTime, Key, Trial},
+    search::{Budget, Candidate, DropInterval, DropKind, GroupTime, Key, Trial},
     sensitivity::{self, Contested, Gain, Won},
 };
 
@@ -83,8 +83,8 @@ const RIVALS: usize = 4;
 pub(super) struct Seen {
     /// Outputs of fp32 on the search split, where the metric compares with them.
     pub(super) reference: Option<Vec<Vec<f32>>>,
-    /// Margins of the samples that a trial saw, by its groups in fp32; none where a program measured it.
-    pub(super) margins: HashMap<Vec<GroupId>, Vec<f32>>,
+    /// Margins of the samples that a trial saw, by its qconfig; none where a program measured it.
+    pub(super) margins: HashMap<Candidate, Vec<f32>>,
 }
 
 /// What all trials of a run share.
@@ -103,20 +103,20 @@ pub(super) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Measures the starting qconfig with `fp32` in fp32, or finds it in the ledger, and records it as the next trial.
+    /// Measures a qconfig, or finds it in the ledger, and records it as the next trial.
     ///
     /// The first two trials, fp32 and all of the starting qconfig, see every sample, for they are what others are
     /// compared with. The others end as soon as they are surely outside the budget, and then have no latency.
     pub(super) fn trial(
         &self,
         trials: &[Trial],
-        fp32: &[GroupId],
+        candidate: Candidate,
         ledger: &mut dyn Ledger,
         seen: &mut Seen,
     ) -> Result<Trial, PipelineError> {
         let (number, spec) = (trials.len(), &self.opened.spec.budget);
         let (budget, confidence) = (spec.budget(), spec.confidence);
-        let converted = self.calibrated.convert_without(&self.opened.qconfigs, fp32);
+        let converted = self.convert(&candidate);
         let whole = trial_key(self.opened, &converted);
         let stopped = stopped_key(&whole, &budget, confidence);
         let baseline = trials.first().map(|trial| &trial.evaluation);
@@ -126,19 +126,20 @@ impl Bench<'_> {
             known = ledger.trial(&stopped)?;
         }
         let mut trial = match known {
-            Some(known) => Trial { fp32_groups: fp32.to_vec(), ..known },
+            Some(known) => Trial { repairs: candidate.repairs, fp32_groups: candidate.fp32, ..known },
             None => {
-                let group = back(trials, fp32).map(|id| self.opened.groups.get(id).id.clone());
+                let group = back(trials, &candidate).map(|id| self.opened.groups.get(id).id.clone());
                 self.progress.stage(Stage::Evaluate { trial: number, group }, Some(self.order.len() as u64));
                 let outside =
                     |seen: &[bool]| may_stop.is_some_and(|baseline| budget.surely_outside(baseline, seen, confidence));
                 let enough: Option<&Enough<'_>> = if may_stop.is_some() { Some(&outside) } else { None };
                 let (evaluation, margins) = self.evaluate(&converted, &mut seen.reference, enough)?;
-                seen.margins.insert(fp32.to_vec(), margins);
+                seen.margins.insert(candidate.clone(), margins);
                 let all_seen = evaluation.score.total() == self.order.len() as u64;
                 Trial {
                     key: if all_seen { whole } else { stopped },
-                    fp32_groups: fp32.to_vec(),
+                    repairs: candidate.repairs,
+                    fp32_groups: candidate.fp32,
                     int8_groups: converted.quantization.iter().flatten().count(),
                     evaluation,
                     latency: None,
@@ -192,10 +193,7 @@ impl Bench<'_> {
             return Ok(());
         }
         self.progress.stage(Stage::Compare { trials: rivals.len() }, None);
-        let networks: Vec<Converted> = rivals
-            .iter()
-            .map(|&i| self.calibrated.convert_without(&self.opened.qconfigs, &trials[i].fp32_groups))
-            .collect();
+        let networks: Vec<Converted> = rivals.iter().map(|&i| self.convert(&trials[i].candidate())).collect();
         let plans: Vec<&Plan> = networks.iter().map(|network| &network.plan).collect();
         let (fp32, protocol) = (self.calibrated.engine().fp32_plan(), protocol(&self.opened.spec));
         let x = self.latency_input(protocol)?;
@@ -241,15 +239,19 @@ impl Bench<'_> {
         Ok(of_groups)
     }
 
-    /// What each group that is still quantized wins when it is in fp32 beside `fp32`.
+    /// The network in a qconfig.
+    pub(super) fn convert(&self, candidate: &Candidate) -> Converted {
+        self.calibrated.convert(&self.opened.qconfigs_of(candidate))
+    }
+
+    /// What each group that is still quantized wins when it is in fp32 beside those of `base`.
     pub(super) fn gains(
         &self,
-        fp32: &[GroupId],
+        base: &Candidate,
         samples: usize,
         load: &LoadSample<'_>,
     ) -> Result<Vec<Gain>, PipelineError> {
-        let mut base = self.opened.qconfigs.clone();
-        fp32.iter().for_each(|id| base[id.0] = None);
+        let base = self.opened.qconfigs_of(base);
         let _gate = Gate::compute(self.cancel)?;
         Ok(self.pool.install(|| sensitivity::gains(self.calibrated, &base, samples, load, self.cancel))?)
     }
@@ -262,10 +264,9 @@ impl Bench<'_> {
         ranking: &[GroupId],
         seen: &mut Seen,
     ) -> Result<Vec<Won>, PipelineError> {
-        let mut base = self.opened.qconfigs.clone();
-        trial.fp32_groups.iter().for_each(|id| base[id.0] = None);
+        let base = self.opened.qconfigs_of(&trial.candidate());
         let Seen { reference, margins } = seen;
-        let margins = match margins.entry(trial.fp32_groups.clone()) {
+        let margins = match margins.entry(trial.candidate()) {
             Entry::Occupied(known) => known.into_mut(),
             // The trial comes from the ledger, which has no margins.
             Entry::Vacant(unknown) => {
@@ -342,7 +343,7 @@ impl Bench<'_> {
 
     fn facts(&self, number: usize, trial: &Trial, drop: Option<DropInterval>, converted: &Converted) -> TrialFacts {
         let groups = &self.opened.groups;
-        let mapping = self.opened.spec.qconfig.with_fp32(groups, &trial.fp32_groups);
+        let mapping = self.opened.spec.qconfig.clone().repaired(&trial.repairs).with_fp32(groups, &trial.fp32_groups);
         TrialFacts {
             fp32_names: trial.fp32_groups.iter().map(|id| groups.get(*id).id.clone()).collect(),
             drop,
@@ -362,7 +363,7 @@ impl Bench<'_> {
     /// What quantizes each group of a network.
     pub(super) fn parameters(&self, network: &Converted) -> Vec<GroupParameters> {
         let groups = &self.opened.groups;
-        let of = |id: GroupId| match (&self.opened.qconfigs[id.0], &network.quantization[id.0]) {
+        let of = |id: GroupId| match (&network.qconfigs[id.0], &network.quantization[id.0]) {
             (Some(qconfig), Some(q)) => {
                 let weight = self.calibrated.engine().quantized_weight(id, q);
                 let scales = weight.as_ref().map(|w| &w.scales.scales[..]);
@@ -374,9 +375,9 @@ impl Bench<'_> {
     }
 }
 
-/// The group by which these differ from the groups of the last trial, if it is one more.
-fn back(trials: &[Trial], fp32: &[GroupId]) -> Option<GroupId> {
-    let before = &trials.get(1..)?.last()?.fp32_groups;
+/// The group by which a candidate differs from the last trial, if it is one more in fp32.
+fn back(trials: &[Trial], Candidate { repairs, fp32 }: &Candidate) -> Option<GroupId> {
+    let before = &trials.get(1..)?.last().filter(|trial| trial.repairs == *repairs)?.fp32_groups;
     let more: Vec<GroupId> = fp32.iter().copied().filter(|id| !before.contains(id)).collect();
     let grown = before.iter().all(|id| fp32.contains(id));
     more.first().copied().filter(|_| grown && more.len() == 1)

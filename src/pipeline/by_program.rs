@@ -20,7 +20,6 @@ use crate::{
     dataset::Part,
     evaluate::{self, Evaluation, Files, Fingerprint, Gate, Latency, Measures, Metric, Program, Samples, Score},
     export::{self, Source},
-    graph::GroupId,
     job::JobSpec,
     ptq::Converted,
     quant::QConfigFile,
@@ -99,8 +98,7 @@ fn data_name(model: &str) -> String {
 impl Bench<'_> {
     /// The network with every group in fp32.
     pub(super) fn fp32(&self) -> Converted {
-        let all: Vec<GroupId> = self.opened.groups.ids().collect();
-        self.calibrated.convert_without(&self.opened.qconfigs, &all)
+        self.calibrated.convert(&vec![None; self.opened.groups.len()])
     }
 
     /// Exports a network to a file of this name.

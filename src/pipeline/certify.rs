@@ -82,7 +82,7 @@ impl Bench<'_> {
                 continue;
             }
             stage(trial);
-            let network = self.calibrated.convert_without(&self.opened.qconfigs, &trials[trial].fp32_groups);
+            let network = self.convert(&trials[trial].candidate());
             let (candidate, _) = self.evaluate_on(&samples, &network, &mut reference, None)?;
             let pairs = Pairs::of(&fp32.correct, &candidate.correct);
             let bound = match relative {

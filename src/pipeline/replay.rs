@@ -52,7 +52,7 @@ pub fn replay(
     let order = permutation(opened.dataset.len(Part::Search), opened.spec.search.seed);
     let (pool, calibrated, order, handed) = (&pool, &calibrated, &order, &Handed::default());
     let bench = Bench { opened, pool, kernels, calibrated, order, programs, handed, progress, cancel };
-    let converted = calibrated.convert_without(&opened.qconfigs, &trial.fp32_groups);
+    let converted = bench.convert(&trial.candidate());
     let (whole, recorded) = (trial_key(opened, &converted), trial.evaluation.score.total());
     let spec = &opened.spec.budget;
     let stopped = stopped_key(&whole, &spec.budget(), spec.confidence);

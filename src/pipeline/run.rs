@@ -20,8 +20,10 @@ use crate::{
     onnx::{Model, OnnxError},
     pareto,
     ptq::{Calibrated, CalibrationError, LoadSample},
-    quant::{MappingError, QConfig},
-    search::{Findings, Finish, Key, Proposal, Ranked, Screened, Search, StrategyKind, Trial, by_noise_for_time},
+    quant::{MappingError, QConfig, Repair},
+    search::{
+        Candidate, Findings, Finish, Key, Proposal, Ranked, Screened, Search, StrategyKind, Trial, by_noise_for_time,
+    },
     sensitivity::{self, Analysis, GroupSensitivity, SensitivityError},
 };
 
@@ -209,6 +211,29 @@ impl Opened {
         &self.qconfigs
     }
 
+    /// The qconfig of each group in a candidate.
+    pub(super) fn qconfigs_of(&self, Candidate { repairs, fp32 }: &Candidate) -> Vec<Option<QConfig>> {
+        let mut qconfigs = self.qconfigs.clone();
+        for qconfig in qconfigs.iter_mut().flatten() {
+            *qconfig = repairs.iter().fold(*qconfig, |qconfig, repair| repair.apply(qconfig));
+        }
+        fp32.iter().for_each(|id| qconfigs[id.0] = None);
+        qconfigs
+    }
+
+    /// The repairs of the job that change a qconfig, after those before them.
+    fn repairs(&self) -> Vec<Repair> {
+        let mut repairs = Candidate::default();
+        for &repair in &self.spec.search.repairs {
+            let before = self.qconfigs_of(&repairs);
+            repairs.repairs.push(repair);
+            if self.qconfigs_of(&repairs) == before {
+                repairs.repairs.pop();
+            }
+        }
+        repairs.repairs
+    }
+
     /// SHA-256 of what the job reads.
     pub fn hashes(&self) -> &LockedHashes {
         &self.hashes
@@ -320,26 +345,27 @@ fn search(
         budget: bench.opened.spec.budget.budget(),
         limits: spec.limits(),
         strategy: spec.strategy,
+        repairs: bench.opened.repairs(),
         refine: spec.refine,
     };
     let (mut findings, mut seen) = (Findings::default(), Seen::default());
     loop {
         bench.cancel.check()?;
         match search.propose(&findings) {
-            Proposal::Measure(fp32) => {
-                let trial = bench.trial(&findings.trials, &fp32, ledger, &mut seen)?;
+            Proposal::Measure(candidate) => {
+                let trial = bench.trial(&findings.trials, candidate, ledger, &mut seen)?;
                 findings.trials.push(trial);
             }
-            Proposal::Rank(fp32) => {
-                bench.progress.stage(Stage::Rank { groups: fp32.len() }, None);
-                let gains = bench.gains(&fp32, samples, load)?;
-                findings.ranked.push(Ranked { fp32, gains });
+            Proposal::Rank(base) => {
+                bench.progress.stage(Stage::Rank { groups: base.fp32.len() }, None);
+                let gains = bench.gains(&base, samples, load)?;
+                findings.ranked.push(Ranked { base, gains });
             }
-            Proposal::Screen(fp32) => {
-                bench.progress.stage(Stage::Screen { groups: fp32.len() }, None);
-                let base = findings.trials.iter().find(|trial| trial.fp32_groups == fp32);
-                let won = base.map(|base| bench.screen(base, &ranking, &mut seen)).transpose()?.unwrap_or_default();
-                findings.screened.push(Screened { fp32, won });
+            Proposal::Screen(base) => {
+                bench.progress.stage(Stage::Screen { groups: base.fp32.len() }, None);
+                let trial = findings.trials.iter().find(|trial| trial.candidate() == base);
+                let won = trial.map(|trial| bench.screen(trial, &ranking, &mut seen)).transpose()?.unwrap_or_default();
+                findings.screened.push(Screened { base, won });
             }
             Proposal::Finished(finish) => return Ok((findings.trials, finish)),
         }

@@ -4,7 +4,7 @@ use regex::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap};
 use serde_yaml::{Mapping, Value};
 
-use super::{Preset, QConfig, QConfigError};
+use super::{Preset, QConfig, QConfigError, Repair};
 use crate::graph::{GroupId, Groups};
 
 /// A qconfig by name of what it applies to; `None` leaves a group in fp32.
@@ -98,6 +98,17 @@ impl QConfigMapping {
         self.check_names(groups, &regexes)?;
         let orders = orders(groups);
         Ok(groups.ids().map(|id| self.qconfig_of(groups, id, &regexes, &orders)).collect())
+    }
+
+    /// The same mapping with these repairs in every qconfig of it.
+    pub fn repaired(mut self, repairs: &[Repair]) -> QConfigMapping {
+        let named = [&mut self.object_type, &mut self.module_name_regex, &mut self.module_name];
+        let named = named.into_iter().flatten().map(|(_, qconfig)| qconfig);
+        let ordered = self.module_name_object_type_order.iter_mut().map(|(.., qconfig)| qconfig);
+        for qconfig in std::iter::once(&mut self.global).chain(named).chain(ordered).flatten() {
+            *qconfig = repairs.iter().fold(*qconfig, |qconfig, repair| repair.apply(qconfig));
+        }
+        self
     }
 
     /// The same mapping with these groups in fp32.

@@ -49,6 +49,7 @@ impl TensorStatistics {
         let percentile = || spec.percentile.unwrap_or_default();
         let (min, max) = match spec.observer {
             ObserverKind::Minmax => return (self.min, self.max),
+            ObserverKind::Auto => return self.range(&self.best(spec)),
             ObserverKind::Mse => mse::range(&with_zero(), self.min, self.max, spec),
             ObserverKind::Histogram => least_error::range(&self.histogram),
             ObserverKind::Percentile if symmetric => {
@@ -63,6 +64,23 @@ impl TensorStatistics {
         };
         // Edges of bins and 0 may lie beyond the elements.
         ((min as f32).clamp(self.min, self.max), (max as f32).clamp(self.min, self.max))
+    }
+
+    /// The spec with the observer whose grid has the highest SQNR on the tensor, the first among equals.
+    ///
+    /// SQNR = 10·log10(Σ x² / Σ (x − q(x))²) dB; the signal is the same for all, so the least noise is taken, of the elements
+    /// as the histogram has them.
+    fn best(&self, spec: &ActivationSpec) -> ActivationSpec {
+        let histogram = self.histogram.widened(self.min.min(0.0), self.max.max(0.0));
+        let mut best = (f64::INFINITY, *spec);
+        for observer in ObserverKind::CHOICE {
+            let spec = ActivationSpec { observer, ..*spec };
+            let noise = mse::noise(&histogram, &self.affine(&spec));
+            if noise < best.0 {
+                best = (noise, spec);
+            }
+        }
+        best.1
     }
 
     /// The affine parameters that an activation spec gives this tensor.

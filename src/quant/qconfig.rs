@@ -89,6 +89,20 @@ pub enum ObserverKind {
     Mse,
     /// The least Kullback-Leibler divergence between the tensor and its levels: TensorRT's calibration.
     Entropy,
+    /// Of the ranges of all the others, for each tensor that with the highest SQNR on it: that of `mse` as a rule, or one that
+    /// lies between the steps of its search.
+    Auto,
+}
+
+impl ObserverKind {
+    /// Those among which `auto` chooses.
+    pub const CHOICE: [ObserverKind; 5] = [
+        ObserverKind::Minmax,
+        ObserverKind::Histogram,
+        ObserverKind::Percentile,
+        ObserverKind::Mse,
+        ObserverKind::Entropy,
+    ];
 }
 
 /// A share of elements in percent, above 50 and at most 100.

@@ -90,6 +90,7 @@ fn trial(number: usize, correct: u64, median: Option<f64>, fp32: &[&str]) -> Tri
         weight_bytes: 42_000,
         activation_bytes: 4096,
         int8_groups: 2 - fp32.len(),
+        repairs: vec![],
         fp32_groups: fp32.iter().map(|id| (*id).to_owned()).collect(),
         on_front: median.is_some(),
         chosen: number == 2,

@@ -8,7 +8,7 @@ use crate::{
     graph::GroupId,
     job::{Job, LockedHashes, parse},
     quant::{Preset, QConfigFile, QConfigMapping},
-    search::{Findings, Finish, Proposal, Search, StrategyKind},
+    search::{Candidate, Findings, Finish, Proposal, Search, StrategyKind},
     store::{JobState, SystemClock},
 };
 
@@ -32,12 +32,13 @@ fn flow(lock: JobLock, stop_after: usize) -> impl FnOnce(&mut dyn Ledger) -> Res
             budget: lock.job.budget.budget(),
             limits: lock.job.search.limits(),
             strategy: StrategyKind::Greedy,
+            repairs: vec![],
             refine: false,
         };
         let mut findings = Findings::default();
         loop {
             let fp32 = match search.propose(&findings) {
-                Proposal::Measure(fp32) => fp32,
+                Proposal::Measure(Candidate { fp32, .. }) => fp32,
                 Proposal::Rank(fp32) | Proposal::Screen(fp32) => panic!("greedy ranks nothing anew: {fp32:?}"),
                 Proposal::Finished(finish) => {
                     let trials = findings.trials;
@@ -61,6 +62,7 @@ fn flow(lock: JobLock, stop_after: usize) -> impl FnOnce(&mut dyn Ledger) -> Res
                     correct: (0..100).map(|i| i < right).collect(),
                     seconds: 1.0,
                 },
+                repairs: vec![],
                 fp32_groups: fp32.clone(),
                 latency: None,
                 weight_bytes: 1,

@@ -1,8 +1,11 @@
 //! The trials so far, as strategies look at them.
 
-use super::{Budget, Findings, Step, Trial, Until};
+use super::{Budget, Candidate, Findings, Step, Trial, Until};
 use crate::{
+    confidence::Pairs,
+    evaluate::Evaluation,
     graph::GroupId,
+    quant::Repair,
     sensitivity::{Gain, Won},
 };
 
@@ -17,6 +20,8 @@ pub struct History<'a> {
     pub baseline: &'a Trial,
     /// All that was measured.
     pub findings: &'a Findings,
+    /// What is changed in the starting qconfig: of trials, gains and wins only those with these count.
+    pub repairs: &'a [Repair],
     /// When the search ends.
     pub until: Until,
 }
@@ -24,17 +29,46 @@ pub struct History<'a> {
 impl<'a> History<'a> {
     /// The trial with exactly these groups in fp32, given in topological order.
     pub fn find(&self, fp32: &[GroupId]) -> Option<&'a Trial> {
-        self.findings.trials.iter().find(|trial| trial.fp32_groups == fp32)
+        // In fp32 there is nothing to repair.
+        let same = |trial: &&Trial| trial.repairs == self.repairs || trial.int8_groups == 0;
+        self.findings.trials.iter().filter(same).find(|trial| trial.fp32_groups == fp32)
     }
 
     /// The gains that were measured with exactly these groups in fp32.
     pub fn gains(&self, fp32: &[GroupId]) -> Option<&'a [Gain]> {
-        self.findings.ranked.iter().find(|ranked| ranked.fp32 == fp32).map(|ranked| &ranked.gains[..])
+        self.findings.ranked.iter().find(|ranked| self.is_here(&ranked.base, fp32)).map(|ranked| &ranked.gains[..])
     }
 
     /// What each other group would win with exactly these in fp32.
     pub fn won(&self, fp32: &[GroupId]) -> Option<&'a [Won]> {
-        self.findings.screened.iter().find(|screened| screened.fp32 == fp32).map(|screened| &screened.won[..])
+        self.findings
+            .screened
+            .iter()
+            .find(|screened| self.is_here(&screened.base, fp32))
+            .map(|screened| &screened.won[..])
+    }
+
+    fn is_here(&self, base: &Candidate, fp32: &[GroupId]) -> bool {
+        base.repairs == self.repairs && base.fp32 == fp32
+    }
+
+    /// The repairs with which all of the starting qconfig loses least, the fewest among equals; once a trial is enough, its
+    /// own.
+    pub fn best_repairs(&self) -> &'a [Repair] {
+        if let Some(best) = self.best().filter(|_| self.is_enough()) {
+            return &best.repairs;
+        }
+        let whole = self.findings.trials.iter().filter(|trial| trial.fp32_groups.is_empty());
+        let least = whole.min_by(|a, b| self.loss(&a.evaluation).total_cmp(&self.loss(&b.evaluation)));
+        least.map_or(&[], |trial| &trial.repairs)
+    }
+
+    /// How much worse than fp32, on the samples that were seen.
+    fn loss(&self, evaluation: &Evaluation) -> f64 {
+        match evaluation.correct.is_empty() {
+            true => -evaluation.score.value(),
+            false => Pairs::of(&self.baseline.evaluation.correct, &evaluation.correct).drop(),
+        }
     }
 
     /// How many samples too many the trial with these groups in fp32 has lost; `None` before it is measured, and for

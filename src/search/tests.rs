@@ -10,6 +10,7 @@ fn ids(ids: &[usize]) -> Vec<GroupId> {
 fn measured(fp32_groups: Vec<GroupId>, groups: usize, correct: u64) -> Trial {
     Trial {
         key: Key([0; 32]),
+        repairs: Vec::new(),
         int8_groups: groups - fp32_groups.len(),
         fp32_groups,
         evaluation: Evaluation {
@@ -27,7 +28,7 @@ fn search(strategy: StrategyKind, groups: usize, refine: bool) -> Search {
     // Worst first: the last group of the network, then the others in their order.
     let ranking = std::iter::once(groups - 1).chain(0..groups - 1).map(GroupId).collect();
     let limits = Limits { until: Until::Budget, max_trials: 100, max_seconds: None };
-    Search { ranking, budget: BUDGET, limits, strategy, refine }
+    Search { ranking, budget: BUDGET, limits, strategy, repairs: Vec::new(), refine }
 }
 
 /// Plays a search against a network of which `right` says how many samples are right with these groups in fp32, and
@@ -37,6 +38,16 @@ fn play(
     right: &dyn Fn(&[GroupId]) -> u64,
     wins: &dyn Fn(GroupId) -> f64,
 ) -> (Vec<Vec<GroupId>>, Finish) {
+    let (trials, finish) = play_repaired(search, &|candidate| right(&candidate.fp32), wins);
+    (trials.into_iter().map(|candidate| candidate.fp32).collect(), finish)
+}
+
+/// As [`play`], against a network of which `right` looks at the repairs too.
+fn play_repaired(
+    search: &Search,
+    right: &dyn Fn(&Candidate) -> u64,
+    wins: &dyn Fn(GroupId) -> f64,
+) -> (Vec<Candidate>, Finish) {
     let mut findings = Findings::default();
     let groups = search.ranking.len();
     for _ in 0..1000 {
@@ -45,31 +56,31 @@ fn play(
         assert_eq!(proposal, search.propose(&findings));
         let Findings { trials, ranked, screened } = &mut findings;
         match proposal {
-            Proposal::Measure(fp32) => {
-                assert!(fp32.is_sorted(), "{fp32:?}");
-                assert!(trials.iter().all(|t| t.fp32_groups != fp32), "{fp32:?} is measured twice");
-                let correct = right(&fp32);
-                trials.push(measured(fp32, groups, correct));
+            Proposal::Measure(candidate) => {
+                assert!(candidate.fp32.is_sorted(), "{candidate:?}");
+                assert!(trials.iter().all(|t| t.candidate() != candidate), "{candidate:?} is measured twice");
+                let correct = right(&candidate);
+                trials.push(Trial { repairs: candidate.repairs, ..measured(candidate.fp32, groups, correct) });
             }
-            Proposal::Rank(fp32) => {
-                assert!(ranked.iter().all(|r| r.fp32 != fp32), "{fp32:?} is ranked twice");
-                let left = (0..groups).map(GroupId).filter(|group| !fp32.contains(group));
+            Proposal::Rank(base) => {
+                assert!(ranked.iter().all(|r| r.base != base), "{base:?} is ranked twice");
+                let left = (0..groups).map(GroupId).filter(|group| !base.fp32.contains(group));
                 let mut gains: Vec<Gain> = left.map(|group| Gain { group, output: wins(group) }).collect();
                 gains.sort_by(|a, b| b.output.total_cmp(&a.output));
-                ranked.push(Ranked { fp32, gains });
+                ranked.push(Ranked { base, gains });
             }
-            Proposal::Screen(fp32) => {
-                assert!(trials.iter().any(|t| t.fp32_groups == fp32), "{fp32:?} was not measured");
-                assert!(screened.iter().all(|s| s.fp32 != fp32), "{fp32:?} is screened twice");
-                let base = right(&fp32) as i64;
-                let left = (0..groups).map(GroupId).filter(|group| !fp32.contains(group));
-                let samples = |group| right(&history::with(&fp32, group)) as i64 - base;
+            Proposal::Screen(base) => {
+                assert!(trials.iter().any(|t| t.candidate() == base), "{base:?} was not measured");
+                assert!(screened.iter().all(|s| s.base != base), "{base:?} is screened twice");
+                let left = (0..groups).map(GroupId).filter(|group| !base.fp32.contains(group));
+                let with = |group| Candidate { fp32: history::with(&base.fp32, group), ..base.clone() };
+                let samples = |group| right(&with(group)) as i64 - right(&base) as i64;
                 let mut won: Vec<Won> = left.map(|group| Won { group, samples: samples(group) }).collect();
                 won.sort_by_key(|won| -won.samples);
-                screened.push(Screened { fp32, won });
+                screened.push(Screened { base, won });
             }
             Proposal::Finished(finish) => {
-                return (findings.trials.into_iter().map(|t| t.fp32_groups).collect(), finish);
+                return (findings.trials.iter().map(Trial::candidate).collect(), finish);
             }
         }
     }
@@ -163,6 +174,36 @@ fn refine_puts_back_what_was_not_needed_and_swaps_two_for_one() {
     assert_eq!(sets[2..], [ids(&[4]), ids(&[0, 4]), ids(&[0]), ids(&[3])]);
     // Nothing to refine when everything may stay in int8.
     assert_eq!(play(&search(StrategyKind::Greedy, 5, true), &|_| 90, &|_| 0.0).0.len(), 2);
+}
+
+#[test]
+fn repairs_are_tried_before_any_group_goes_back_to_fp32() {
+    use Repair::{BiasCorrection, ObserverAuto};
+    for strategy in [StrategyKind::Greedy, StrategyKind::Bisect, StrategyKind::Adaptive] {
+        let search = Search { repairs: vec![ObserverAuto, BiasCorrection], ..search(strategy, 4, true) };
+        let with = |repairs: &[Repair], fp32: &[usize]| Candidate { repairs: repairs.to_vec(), fp32: ids(fp32) };
+        let start = [with(&[], &[0, 1, 2, 3]), with(&[], &[]), with(&[ObserverAuto], &[])];
+        // The first is enough.
+        let right = |c: &Candidate| if c.repairs.is_empty() && c.fp32.len() < 4 { 80 } else { 90 };
+        let (trials, finish) = play_repaired(&search, &right, &|_| 0.0);
+        assert_eq!((&trials[..], finish), (&start[..], Finish::WithinBudget), "{strategy:?}");
+        // The second does harm; one group is needed beside the first.
+        let right = |c: &Candidate| match (c.fp32.len(), c.repairs.len()) {
+            (4, _) => 90,
+            (in_fp32, 1) => 85 + 5 * in_fp32.min(1) as u64,
+            (_, repairs) => 80 - repairs as u64,
+        };
+        let (trials, finish) = play_repaired(&search, &right, &|group| group.0 as f64);
+        assert_eq!((&trials[..3], finish), (&start[..], Finish::WithinBudget), "{strategy:?}");
+        let rest = [with(&[ObserverAuto, BiasCorrection], &[]), with(&[ObserverAuto], &[3])];
+        assert_eq!(trials[3..], rest, "{strategy:?}");
+        // None of them is needed.
+        assert_eq!(play_repaired(&search, &|_| 90, &|_| 0.0).0.len(), 2);
+        // fp32 itself is not measured again with repairs.
+        let (trials, finish) = play_repaired(&search, &|c| if c.fp32.len() == 4 { 90 } else { 10 }, &|_| 0.0);
+        assert_eq!(finish, Finish::Exhausted);
+        assert_eq!(trials.iter().filter(|c| c.fp32.len() == 4).count(), 1, "{trials:?}");
+    }
 }
 
 #[test]

@@ -97,10 +97,10 @@ const TAKE: [&str; 12] = [
          iif(s.state IN ('queued', 'running', 'interrupted'), NULL, s.submitted_ms), s.finish, s.chosen,
          s.within_budget, s.error, s.exit_code, s.sensitivity_key, s.created_ms, s.started_ms, s.finished_ms
      FROM temp.merged_jobs AS m JOIN source.jobs AS s ON s.id = m.theirs WHERE m.taken ORDER BY m.ours",
-    "INSERT INTO main.job_trials (job_id, number, trial_id, latency_run_id, fp32_groups, fp32_positions, drop_seen,
-         drop_low, drop_high, created_ms)
-     SELECT m.ours, s.number, t.id, r.ours, s.fp32_groups, s.fp32_positions, s.drop_seen, s.drop_low, s.drop_high,
-         s.created_ms
+    "INSERT INTO main.job_trials (job_id, number, trial_id, latency_run_id, repairs, fp32_groups, fp32_positions,
+         drop_seen, drop_low, drop_high, created_ms)
+     SELECT m.ours, s.number, t.id, r.ours, s.repairs, s.fp32_groups, s.fp32_positions, s.drop_seen, s.drop_low,
+         s.drop_high, s.created_ms
      FROM temp.merged_jobs AS m
      JOIN source.job_trials AS s ON s.job_id = m.theirs
      JOIN source.trials AS st ON st.id = s.trial_id

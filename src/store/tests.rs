@@ -12,7 +12,7 @@ use crate::{
     job::{Job, JobLock, LockedHashes},
     pareto,
     pipeline::{Certificate, Certified, Finalist, GroupFacts, Ledger, TrialFacts},
-    quant::{Preset, QConfigFile, QConfigMapping},
+    quant::{Preset, QConfigFile, QConfigMapping, Repair},
     search::{DropInterval, Finish, GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
 };
@@ -56,6 +56,7 @@ pub(super) fn trial(id: u8, right: usize, ns: Option<Vec<u64>>) -> Trial {
     let correct: Vec<bool> = (0..20).map(|i| i < right).collect();
     Trial {
         key: Key([id; 32]),
+        repairs: vec![Repair::ObserverAuto, Repair::PerChannel],
         fp32_groups: vec![GroupId(0), GroupId(2)],
         int8_groups: 1,
         evaluation: Evaluation { score: Score::Count { correct: right as u64, total: 20 }, correct, seconds: 0.5 },
@@ -116,6 +117,8 @@ async fn jobs_that_share_a_trial_may_come_from_different_starts() {
     store.record_trial(second, 0, Metric::Top1, &other, &names).await.unwrap();
     assert_eq!(store.trial(first, &shared.key).await.unwrap(), Some(shared));
     assert_eq!(store.trial(second, &other.key).await.unwrap(), Some(other));
+    let repairs = [Repair::ObserverAuto, Repair::PerChannel];
+    assert_eq!(store.summaries(first).await.unwrap()[0].repairs, repairs);
     assert_eq!(store.summaries(first).await.unwrap()[0].fp32_groups, ["a", "c"]);
     assert_eq!(store.summaries(second).await.unwrap()[0].fp32_groups, ["c"]);
 }

@@ -16,6 +16,7 @@ use crate::{
     evaluate::{Evaluation, Fingerprint, Latency, Metric, Score},
     graph::GroupId,
     pipeline::TrialFacts,
+    quant::Repair,
     search::{Key, Trial},
 };
 
@@ -24,6 +25,7 @@ const WHAT: &str = "a trial";
 /// Columns of a trial.
 struct Columns {
     id: i64,
+    repairs: String,
     fp32_positions: String,
     int8_groups: i64,
     correct: Option<i64>,
@@ -50,6 +52,7 @@ impl Columns {
         let fp32: Vec<usize> = from_json(WHAT, &self.fp32_positions)?;
         Ok(Trial {
             key,
+            repairs: from_json(WHAT, &self.repairs)?,
             fp32_groups: fp32.into_iter().map(GroupId).collect(),
             int8_groups: count(WHAT, self.int8_groups)?,
             evaluation: Evaluation { score, correct, seconds: self.seconds },
@@ -102,6 +105,10 @@ pub struct TrialSummary {
     pub activation_bytes: u64,
     /// Groups in int8.
     pub int8_groups: usize,
+    /// What is changed in the starting qconfig: names of repairs, in order.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub repairs: Vec<Repair>,
     /// Ids of the groups in fp32 that the starting qconfig quantizes.
     pub fp32_groups: Vec<String>,
     /// Whether no other trial of the job beats it.
@@ -139,7 +146,7 @@ impl Store {
         let text = key.to_string();
         let row = sqlx::query_as!(
             Columns,
-            r#"SELECT t.id AS "id!", jt.fp32_positions, t.int8_groups, t.correct, t.total, t.score, t.correct_bits,
+            r#"SELECT t.id AS "id!", jt.repairs, jt.fp32_positions, t.int8_groups, t.correct, t.total, t.score, t.correct_bits,
                    t.seconds, t.weight_bytes, t.activation_bytes
                FROM trials AS t
                JOIN job_trials AS jt ON jt.trial_id = t.id
@@ -186,6 +193,7 @@ impl Store {
         let now = self.clock.now_ms();
         let number = int(WHAT, number)?;
         let fp32_groups = to_json(WHAT, &facts.fp32_names)?;
+        let repairs = to_json(WHAT, &trial.repairs)?;
         let fp32_positions = to_json(WHAT, &trial.fp32_groups.iter().map(|group| group.0).collect::<Vec<_>>())?;
         let fraction = |value: Option<f64>| value.map(|v| super::rows::number(WHAT, v)).transpose();
         let drop_seen = fraction(facts.drop.map(|drop| drop.seen))?;
@@ -203,15 +211,16 @@ impl Store {
                 .fetch_one(&mut *transaction)
                 .await?;
         let linked = sqlx::query!(
-            "INSERT INTO job_trials (job_id, number, trial_id, latency_run_id, fp32_groups, fp32_positions, drop_seen,
-                 drop_low, drop_high, created_ms)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            "INSERT INTO job_trials (job_id, number, trial_id, latency_run_id, repairs, fp32_groups, fp32_positions,
+                 drop_seen, drop_low, drop_high, created_ms)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (job_id, number) DO UPDATE SET latency_run_id = excluded.latency_run_id
              WHERE trial_id = excluded.trial_id",
             job.0,
             number,
             id,
             run,
+            repairs,
             fp32_groups,
             fp32_positions,
             drop_seen,
@@ -269,7 +278,7 @@ impl Store {
                    drop_high AS "drop_high: f64", q1_ns AS "q1_ns: f64", median_ns AS "median_ns: f64",
                    q3_ns AS "q3_ns: f64", fp32_median_ns AS "fp32_median_ns: f64", speed_up AS "speed_up: f64",
                    weight_bytes AS "weight_bytes!: i64", activation_bytes AS "activation_bytes!: i64",
-                   int8_groups AS "int8_groups!: i64", fp32_groups AS "fp32_groups!: String",
+                   int8_groups AS "int8_groups!: i64", repairs AS "repairs!: String", fp32_groups AS "fp32_groups!: String",
                    on_front AS "on_front!: bool", chosen AS "chosen!: bool", cpu AS "cpu?: String",
                    kernel AS "kernel?: String", threads AS "threads?: i64", batch AS "batch?: i64",
                    quota_milli_cpus AS "quota_milli_cpus?: i64"
@@ -302,6 +311,7 @@ struct SummaryColumns {
     weight_bytes: i64,
     activation_bytes: i64,
     int8_groups: i64,
+    repairs: String,
     fp32_groups: String,
     on_front: bool,
     chosen: bool,
@@ -345,6 +355,7 @@ impl TryFrom<SummaryColumns> for TrialSummary {
             weight_bytes: count(WHAT, row.weight_bytes)?,
             activation_bytes: count(WHAT, row.activation_bytes)?,
             int8_groups: count(WHAT, row.int8_groups)?,
+            repairs: from_json(WHAT, &row.repairs)?,
             fp32_groups: from_json(WHAT, &row.fp32_groups)?,
             on_front: row.on_front,
             chosen: row.chosen,

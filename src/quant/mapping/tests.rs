@@ -337,7 +337,7 @@ fn what_cannot_be_read_is_named() {
         (
             "'': {activation: {observer: median}}",
             "\"\": activation.observer: unknown variant `median`, expected one of `minmax`, `histogram`, \
-             `percentile`, `mse`, `entropy`",
+             `percentile`, `mse`, `entropy`, `auto`",
         ),
         (
             "'': {weight: {bits: 4}}",
@@ -358,8 +358,9 @@ fn what_cannot_be_read_is_named() {
 }
 
 fn qconfig() -> impl Strategy<Value = Option<QConfig>> {
-    use ObserverKind::{Entropy, Histogram, Minmax, Mse};
-    let others = prop::sample::select(vec![Minmax, Histogram, Mse, Entropy]).prop_map(|observer| (observer, None));
+    use ObserverKind::{Auto, Entropy, Histogram, Minmax, Mse};
+    let others =
+        prop::sample::select(vec![Minmax, Histogram, Mse, Entropy, Auto]).prop_map(|observer| (observer, None));
     let percentile = prop::option::of((50.001f64..=100.0).prop_map(|percent| percent.try_into().unwrap()));
     let observer = prop_oneof![others, percentile.prop_map(|percentile| (ObserverKind::Percentile, percentile))];
     let dtype = prop_oneof![Just(ActivationDtype::Quint8), Just(ActivationDtype::Qint8)];

@@ -31,6 +31,11 @@ pub(super) fn range(histogram: &Histogram, min: f32, max: f32, spec: &Activation
     if symmetric { (-high, high) } else { (low, high) }
 }
 
+/// The squared error of a grid, Σ (x − q(x))² over all elements, each taken at the middle of its bin.
+pub(super) fn noise(histogram: &Histogram, grid: &Affine) -> f64 {
+    Moments::of(histogram).error(grid)
+}
+
 /// Sums over the bins below each, of elements taken at the middle of their bin.
 struct Moments<'a> {
     histogram: &'a Histogram,

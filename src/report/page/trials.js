@@ -5,13 +5,14 @@ import { ROLES, annotations, colour, errorBars, legend } from "./pictures.js";
 
 const role = (trial) =>
   trial.chosen ? "chosen" : trial.number === 0 ? "fp32" : trial.on_front ? "front" : "dominated";
+const repaired = (trial) => (trial.repairs.length === 0 ? "" : `, repaired by ${trial.repairs.join(" and ")}`);
 /** What a trial leaves in fp32, in words. */
 export const inFp32 = (trial) =>
   trial.int8_groups === 0
     ? "everything in fp32"
     : trial.fp32_groups.length === 0
-      ? "everything in int8"
-      : `${plural(trial.fp32_groups.length, "layer")} in fp32`;
+      ? `everything in int8${repaired(trial)}`
+      : `${plural(trial.fp32_groups.length, "layer")} in fp32${repaired(trial)}`;
 
 /** Draws every trial with its interval and quartiles, the front and the budget. */
 export function drawTrials(view) {
@@ -206,6 +207,16 @@ export function drawTrialTable(view) {
                     ),
                   ),
         },
+        // A column of its own only where there is something to say.
+        ...(trials.some((trial) => trial.repairs.length > 0)
+          ? [
+              {
+                name: "Repairs",
+                value: (trial) => trial.repairs.length,
+                show: (trial) => trial.repairs.join(", ") || "none",
+              },
+            ]
+          : []),
         {
           name: "Score",
           down: true,
