@@ -12,7 +12,7 @@ STEP is one of these, in this order; each leaves its results in --work for the n
               not asked before
     peers     quantizes each model with ONNX Runtime's quantize_static and with NNCF, with the settings of the preset
     latency   all-int8, batch 1, one thread: each engine on qtuned's files, with and without `residual: fused`, and on its
-              own, in turn
+              own, in an order that changes
     table     prints what was found
 
 DIR of --models holds the ONNX files of CASES, DIR of --data labels.csv and what it names. Needs the PyPI packages onnx,
@@ -228,9 +228,9 @@ def latency(case):
                            [f"{ours}.openvino.onnx", f"{fused}.openvino.onnx", case.folder / f"{preset}.by-nncf.xml"], 1)
         names = ["ort_ours", "ort_fused", "ort_own", "ov_ours", "ov_fused", "ov_own"]
         times = {name: [] for name in names}
-        for round in range(110):
-            order = list(zip(names, engines))
-            for name, run in order[round % len(order) :] + order[: round % len(order)]:
+        for round in range(130):
+            # Whoever runs after a session of the same engine finds caches and branch predictors warm.
+            for name, run in random.Random(round).sample(list(zip(names, engines)), len(engines)):
                 start = time.perf_counter()
                 run(x)
                 if round >= 10:
