@@ -103,12 +103,13 @@ pub enum Target {
     /// in integers only where QuantizeLinear is next: one that `residual: fused` leaves unrounded it runs in fp32.
     #[default]
     OnnxRuntime,
-    /// OpenVINO's: layers without quantized weights stay in fp32 by themselves. A layer and an addition without a pair in
-    /// between are one kernel; with `residual: rounded` it rounds in between, as the pair says.
+    /// OpenVINO's: layers without quantized weights stay in fp32 by themselves. It runs additions of either
+    /// residual in integers, `fused` ones nearer to what is measured here.
     OpenVino,
     /// TensorRT's: activations in s8 with zero point 0, biases in fp32, and nothing between QuantizeLinear and
     /// DequantizeLinear. Where a qconfig leaves out the lowest integer, the file does not. Of an addition it wants a pair on
-    /// the operand that no layer feeds, and none on the other, which is `residual: fused`; with `rounded` it runs both apart.
+    /// the operand that no layer feeds, and none on the other, which is `residual: fused`; with `rounded` it runs layer and
+    /// addition apart. That is from its manual: no TensorRT has run these files.
     TensorRt,
 }
 

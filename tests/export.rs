@@ -7,7 +7,7 @@ use prost::Message;
 use qtuned::{
     cancel::Cancel,
     engine::{Engine, input_tensor},
-    export::{self, Exported, Source, Target},
+    export::{self, Exported, Source, Target, Tool},
     graph::Groups,
     kernels::Kernels,
     onnx::{
@@ -163,6 +163,18 @@ fn a_fused_residual_has_no_pair() {
             // Each group's integers, but for those that are not rounded.
             let rounded = quantized.groups.len() - if residual == Residual::Fused { additions } else { 0 };
             assert_eq!(exported.probes.len(), rounded);
+        }
+        // Tools that are told every grid have no word for a sum that has none.
+        let Quantized { bytes, model, groups, file } = &quantized;
+        let source = Source { bytes, folder: Path::new("."), model, groups };
+        let restored = ptq::restore(&quantized.engine(), file).unwrap();
+        let listed = |tool| export::list(&source, file, &restored, tool).map_err(|error| error.to_string());
+        assert!(listed(Tool::Nncf).is_ok());
+        for tool in [Tool::Torch, Tool::OnnxRuntime, Tool::NeuralCompressor] {
+            match residual {
+                Residual::Rounded => assert!(listed(tool).is_ok()),
+                Residual::Fused => assert!(listed(tool).unwrap_err().contains("`residual: fused`")),
+            }
         }
     }
 }

@@ -25,8 +25,8 @@ pub enum Residual {
     /// The layer's output rounded to a grid of its own, as ONNX Runtime runs it.
     #[default]
     Rounded,
-    /// The layer's sum in f32, which has no grid: it is rounded once, onto the grid of the addition, as OpenVINO and
-    /// TensorRT prefer. Where both operands come from such layers, it is that of the later one.
+    /// The layer's sum in f32, which has no grid: it is rounded once, onto the grid of the addition, which suits
+    /// OpenVINO and TensorRT. Where both operands come from such layers, it is that of the later one.
     Fused,
 }
 
