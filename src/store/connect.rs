@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{
@@ -11,6 +11,7 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePoolOptions, SqliteSynchronous},
 };
+use tokio::time::sleep;
 
 use super::{Clock, Store, StoreError};
 
@@ -42,22 +43,34 @@ const NETWORK: [&str; 19] = [
 /// How long a writer waits for another.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
 
+/// How long until one tries again where SQLite does not wait by itself.
+const AGAIN: Duration = Duration::from_millis(20);
+
 impl Store {
     /// Opens the database at `path`; makes it when there is none, and brings its schema up to date.
     ///
     /// # Errors
     /// A file that is no database, is from a newer version, or cannot be opened.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Store, StoreError> {
-        if path.exists() {
-            check_schema(path).await?;
-        }
+        let current = path.exists() && check_schema(path).await? == newest();
         let options = writable(path).create_if_missing(true);
         let store = Store::connect(path, options, clock).await?;
-        MIGRATIONS.run(&store.pool).await.map_err(|error| match error {
-            MigrateError::VersionMissing(version) => StoreError::Newer { path: path.to_owned(), version },
-            error => failed(path, error),
-        })?;
+        if !current {
+            store.migrate().await.map_err(|error| match error {
+                MigrateError::VersionMissing(version) => StoreError::Newer { path: path.to_owned(), version },
+                error => failed(path, error),
+            })?;
+        }
         Ok(store)
+    }
+
+    /// Brings the schema up to date in one transaction that locks out other writers from its start: the driver locks
+    /// nothing for SQLite, and of two processes that open a new file the second would apply what the first did.
+    async fn migrate(&self) -> Result<(), MigrateError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        MIGRATIONS.run_direct(None, &mut *transaction, false).await?;
+        transaction.commit().await?;
+        Ok(())
     }
 
     /// Opens the database at `path` for reading. An older schema is brought up to date first.
@@ -79,11 +92,16 @@ impl Store {
             .acquire_timeout(BUSY + Duration::from_secs(5))
             // On a full disk SQLite rolls back by itself. The driver's rollback then fails, and it believes that the
             // transaction goes on: such a connection is opened anew.
-            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
-            .connect_with(options)
-            .await
-            .map_err(|error| failed(path, error))?;
-        Ok(Store { pool, clock })
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }));
+        // SQLite does not wait for others when it turns a new file into one with a write-ahead log.
+        let since = Instant::now();
+        loop {
+            match pool.clone().connect_with(options.clone()).await {
+                Ok(pool) => return Ok(Store { pool, clock }),
+                Err(error) if busy(&error) && since.elapsed() < BUSY => sleep(AGAIN).await,
+                Err(error) => return Err(failed(path, error)),
+            }
+        }
     }
 
     /// Waits for the last statement and closes the file.
@@ -151,6 +169,12 @@ pub(super) async fn check_schema(path: &Path) -> Result<i64, StoreError> {
         true => Err(StoreError::Newer { path: path.to_owned(), version }),
         false => Ok(version),
     }
+}
+
+/// Whether another connection holds the file locked: `SQLITE_BUSY`, also in its extended forms.
+fn busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
 /// What an error of SQLite means for the file.

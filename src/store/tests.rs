@@ -325,6 +325,21 @@ async fn a_database_of_the_first_schema_is_brought_up_to_date() {
 }
 
 #[tokio::test]
+async fn a_new_database_is_opened_by_many_at_once() {
+    for _ in 0..20 {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("qtuned.db");
+        let all = (0..8).map(|_| {
+            let path = path.clone();
+            tokio::spawn(async move { Store::open(&path, clock()).await.map(drop) })
+        });
+        for opened in all.collect::<Vec<_>>() {
+            opened.await.unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn queries_read_and_cannot_write() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("qtuned.db");
