@@ -7,9 +7,12 @@ file that each engine's own quantizer writes.
 STEP is one of these, in this order; each leaves its results in --work for the next:
 
     search    runs the job of each case: trial 1 is all-int8, the chosen one is the searched qconfig
-    agree     the same pictures through qtuned, ONNX Runtime and OpenVINO: how many get the same largest output
+    fused     all-int8 with `residual: fused`
+    agree     the same pictures through qtuned, ONNX Runtime and OpenVINO: how many get the same largest output; of what was
+              not asked before
     peers     quantizes each model with ONNX Runtime's quantize_static and with NNCF, with the settings of the preset
-    latency   all-int8, batch 1, one thread: each engine on qtuned's file and on its own, in turn
+    latency   all-int8, batch 1, one thread: each engine on qtuned's files, with and without `residual: fused`, and on its
+              own, in an order that changes
     table     prints what was found
 
 DIR of --models holds the ONNX files of CASES, DIR of --data labels.csv and what it names. Needs the PyPI packages onnx,
@@ -95,25 +98,41 @@ class Case:
             yield np.ascontiguousarray(x.transpose(0, 3, 1, 2)), labels[at : at + 100]
 
 
+def searched(case, name, sets):
+    """What the job of a case ends with."""
+    sets = [*sets, f"name={name}", f"model.onnx={case.model}"]
+    if case.channels:
+        sets += [f"data.images.csv={pathlib.Path(case.args.data).resolve() / 'labels.csv'}"]
+    return json.loads(case.qtuned("run", case.job, "--json", *(a for s in sets for a in ("--set", s))))
+
+
+def export(case, ended, names):
+    """Writes trials by name, and notes their groups in fp32."""
+    found = case.read("search") or {}
+    for name, number in names.items():
+        job = ended["job"]["id"]
+        case.qtuned("export", job, "--trial", number, "-o", f"{name}.yaml")
+        for target in ["onnxruntime", "openvino"]:
+            case.qtuned("export", job, "--trial", number, "--format", "onnx", "--target", target, "-o",
+                        f"{name}.{target}.onnx")
+        found[name] = {"trial": number, "fp32_groups": ended["trials"][number]["fp32_groups"]}
+    case.save("search", found)
+
+
 def search(case):
-    found = {}
     for preset in PRESETS:
-        sets = [f"qconfig.preset={preset}", f"name={case.name}-{preset}", f"model.onnx={case.model}"]
-        if case.channels:
-            sets += [f"data.images.csv={pathlib.Path(case.args.data).resolve() / 'labels.csv'}"]
-        ended = json.loads(case.qtuned("run", case.job, "--json", *(a for s in sets for a in ("--set", s))))
+        name = f"{case.name}-{preset}"
+        ended = searched(case, name, [f"qconfig.preset={preset}"])
         trials = ended["trials"]
         chosen = next(trial["number"] for trial in trials if trial["chosen"])
-        numbers = {"all-int8": 1, "searched": chosen or trials[-1]["number"]}
-        for what, number in numbers.items():
-            name = f"{case.name}-{preset}-{what}"
-            job = ended["job"]["id"]
-            case.qtuned("export", job, "--trial", number, "-o", f"{name}.yaml")
-            for target in ["onnxruntime", "openvino"]:
-                case.qtuned("export", job, "--trial", number, "--format", "onnx", "--target", target, "-o",
-                            f"{name}.{target}.onnx")
-            found[name] = {"trial": number, "fp32_groups": trials[number]["fp32_groups"]}
-    case.save("search", found)
+        export(case, ended, {f"{name}-all-int8": 1, f"{name}-searched": chosen or trials[-1]["number"]})
+
+
+def fused(case):
+    for preset in PRESETS:
+        name = f"{case.name}-{preset}-fused"
+        qconfig = f'qconfig={{preset: {preset}, "": {{residual: fused}}}}'
+        export(case, searched(case, name, [qconfig, "search.max_trials=2", "search.refine=false"]), {name: 1})
 
 
 def sessions(onnxruntime_files, openvino_files, threads):
@@ -143,8 +162,8 @@ def sessions(onnxruntime_files, openvino_files, threads):
 
 
 def agree(case):
-    found = {}
-    names = list(case.read("search"))
+    known = case.read("agree") or {}
+    names = [name for name in case.read("search") if name not in known]
     engines = {name: sessions([case.folder / f"{name}.onnxruntime.onnx"], [case.folder / f"{name}.openvino.onnx"], 2)
                for name in names}
     count = {name: dict(n=0, ours=0, ort=0, ov=0, same_ort=0, same_ov=0, equal_ort=0) for name in names}
@@ -162,7 +181,7 @@ def agree(case):
             c["same_ort"] += int((top == tops[0]).sum())
             c["same_ov"] += int((top == tops[1]).sum())
             c["equal_ort"] += int((ours == theirs[0]).all(1).sum())
-    case.save("agree", count)
+    case.save("agree", known | count)
     print(json.dumps(count, indent=1))
 
 
@@ -204,13 +223,14 @@ def latency(case):
     found = {}
     for preset in PRESETS:
         ours = case.folder / f"{case.name}-{preset}-all-int8"
-        engines = sessions([f"{ours}.onnxruntime.onnx", case.folder / f"{preset}.by-onnxruntime.onnx"],
-                           [f"{ours}.openvino.onnx", case.folder / f"{preset}.by-nncf.xml"], 1)
-        names = ["ort_ours", "ort_own", "ov_ours", "ov_own"]
+        fused = case.folder / f"{case.name}-{preset}-fused"
+        engines = sessions([f"{ours}.onnxruntime.onnx", f"{fused}.onnxruntime.onnx", case.folder / f"{preset}.by-onnxruntime.onnx"],
+                           [f"{ours}.openvino.onnx", f"{fused}.openvino.onnx", case.folder / f"{preset}.by-nncf.xml"], 1)
+        names = ["ort_ours", "ort_fused", "ort_own", "ov_ours", "ov_fused", "ov_own"]
         times = {name: [] for name in names}
-        for round in range(110):
-            order = list(zip(names, engines))
-            for name, run in order[round % 4 :] + order[: round % 4]:
+        for round in range(130):
+            # Whoever runs after a session of the same engine finds caches and branch predictors warm.
+            for name, run in random.Random(round).sample(list(zip(names, engines)), len(engines)):
                 start = time.perf_counter()
                 run(x)
                 if round >= 10:
@@ -229,11 +249,12 @@ def table(case):
               f"| {share('ov')} | {share('same_ort')} | {share('equal_ort')} | {share('same_ov')} |")
     for preset, ms in times.items():
         print(f"| {case.name}, {preset} | " + " | ".join(f"{m[0]:.3f} ({m[1]:.3f}..{m[2]:.3f})" for m in ms.values())
-              + f" | {ms['ort_ours'][0] / ms['ort_own'][0]:.2f} | {ms['ov_ours'][0] / ms['ov_own'][0]:.2f} |")
+              + f" | {ms['ort_ours'][0] / ms['ort_own'][0]:.2f} | {ms['ov_ours'][0] / ms['ov_own'][0]:.2f} "
+              + f"| {ms['ov_fused'][0] / ms['ov_own'][0]:.2f} |")
 
 
 if __name__ == "__main__":
-    steps = {step.__name__: step for step in [search, agree, peers, latency, table]}
+    steps = {step.__name__: step for step in [search, fused, agree, peers, latency, table]}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=steps)
     for option in ["--qtuned", "--models", "--data", "--work"]:

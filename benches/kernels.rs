@@ -9,7 +9,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use qtuned::{
     graph::Window,
     kernels::{
-        FloatEpilogue, Geometry, IntegerEpilogue, Kernels, Output, PackedFloat, PackedInteger, Pictures, PoolWindow,
+        FloatEpilogue, Form, Geometry, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat, PackedInteger,
+        Pictures, PoolWindow,
     },
     quant::Affine,
 };
@@ -44,9 +45,7 @@ fn layers(criterion: &mut Criterion) {
         let requantize = IntegerEpilogue {
             constants: vec![17; out_channels],
             multipliers: vec![0.001; out_channels],
-            grid,
-            low: 3,
-            high: 255,
+            form: Form::Rounded { grid, low: 3, high: 255 },
         };
         let (mut y, mut qy) = (vec![0.0f32; outputs], vec![0u8; outputs]);
 
@@ -72,6 +71,59 @@ fn layers(criterion: &mut Criterion) {
         }
         group.finish();
     }
+}
+
+/// A convolution and the addition behind it: apart, and in one kernel that rounds in between or only once.
+fn residuals(criterion: &mut Criterion) {
+    let (side, in_channels, out_channels) = (14, 384, 64);
+    let window = Window { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pads: [0; 4] };
+    let geometry = Geometry { in_channels, out_channels, groups: 1, window };
+    let outputs = side * side * out_channels;
+    let q: Vec<u8> = (0..side * side * in_channels).map(|i| (i * 37 % 256) as u8).collect();
+    let qw: Vec<i8> = (0..out_channels * in_channels).map(|i| (i * 29 % 255) as i8).collect();
+    let addend: Vec<u8> = (0..outputs).map(|i| (i * 41 % 256) as u8).collect();
+    let grid = Affine { scale: 0.02, zero_point: 128, quant_min: 0, quant_max: 255 };
+    let epilogue = |form, multiplier| IntegerEpilogue {
+        constants: vec![17; out_channels],
+        multipliers: vec![multiplier; out_channels],
+        form,
+    };
+    let rounded = epilogue(Form::Rounded { grid, low: 0, high: 255 }, 0.001);
+    let float = epilogue(Form::Float { min: f32::NEG_INFINITY, max: f32::INFINITY }, 0.001 * grid.scale);
+    let residual = IntegerResidual { x: &addend, first: false, x_grid: grid, grid, low: 0, high: 255 };
+    let (mut between, mut y) = (vec![0u8; outputs], vec![0u8; outputs]);
+
+    let mut group = criterion.benchmark_group("residual mobilenet_v2 14x14 384-64");
+    group.throughput(Throughput::Elements((outputs * in_channels) as u64));
+    group.sample_size(20).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    for kernels in Kernels::available() {
+        let packed = PackedInteger::new(kernels, geometry, &qw);
+        let pictures = Pictures { x: &q, dims: [1, side, side], padding: 128 };
+        let name = kernels.name();
+        group.bench_function(format!("{name} alone"), |bencher| {
+            bencher.iter(|| {
+                let out = Output::Quantized(black_box(&mut y));
+                kernels.conv_integer(&packed, black_box(pictures), &rounded, None, out, false);
+            });
+        });
+        group.bench_function(format!("{name} apart"), |bencher| {
+            bencher.iter(|| {
+                let out = Output::Quantized(&mut between);
+                kernels.conv_integer(&packed, black_box(pictures), &rounded, None, out, false);
+                let out = Output::Quantized(black_box(&mut y));
+                kernels.add_integer((&between, grid), (&addend, grid), grid, (0, 255), out, false);
+            });
+        });
+        for (kind, epilogue) in [("rounded", &rounded), ("fused", &float)] {
+            group.bench_function(format!("{name} {kind}"), |bencher| {
+                bencher.iter(|| {
+                    let out = Output::Quantized(black_box(&mut y));
+                    kernels.conv_integer(&packed, black_box(pictures), epilogue, Some(residual), out, false);
+                });
+            });
+        }
+    }
+    group.finish();
 }
 
 /// Operators over single elements; throughput in elements.
@@ -153,5 +205,5 @@ fn pools(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, layers, elementwise, pools);
+criterion_group!(benches, layers, residuals, elementwise, pools);
 criterion_main!(benches);

@@ -27,10 +27,10 @@ use crate::{
 /// How one group runs in integers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupQuantization {
-    /// Grids of its inputs, in order.
-    pub inputs: Vec<Affine>,
-    /// Grid of its output.
-    pub output: Affine,
+    /// Grids of its inputs, in order; `None` for the operand of an addition that is the sum of a layer in f32.
+    pub inputs: Vec<Option<Affine>>,
+    /// Grid of its output; `None` where the sum of a layer is not rounded, since an addition takes it as it is.
+    pub output: Option<Affine>,
     /// How its weight is quantized; unused by groups without one.
     pub weight: WeightSpec,
     /// Scales of its weight, one or one an output channel, where they are given; else they follow from the weight.
@@ -56,6 +56,12 @@ pub enum Representation {
     Float,
     /// As u8 on this grid.
     Quantized(Affine),
+}
+
+impl From<Option<Affine>> for Representation {
+    fn from(grid: Option<Affine>) -> Representation {
+        grid.map_or(Representation::Float, Representation::Quantized)
+    }
 }
 
 /// One value in one representation.

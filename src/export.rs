@@ -5,6 +5,7 @@
 //!
 //! * A pair of QuantizeLinear and DequantizeLinear stands behind each int8 group, and before it where its input is not on
 //!   the wanted grid yet. Where a qconfig uses fewer integers than the type has, a Clip of integers stands in between.
+//! * Between a layer and an addition that takes its sum as it is (`residual: fused`) there is no pair, whatever the target.
 //! * Layers in fp32 that read integers have a DequantizeLinear of their own, with a scale for each channel, all the same:
 //!   ONNX Runtime would quantize their weights otherwise.
 //! * Weights of int8 groups are s8 and biases s32, each behind a DequantizeLinear.
@@ -98,13 +99,17 @@ impl Exported {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
-    /// Those of ONNX Runtime, which others accept too: whatever must stay in fp32 is kept from its optimizer.
+    /// Those of ONNX Runtime, which others accept too: whatever must stay in fp32 is kept from its optimizer. It runs a layer
+    /// in integers only where QuantizeLinear is next: one that `residual: fused` leaves unrounded it runs in fp32.
     #[default]
     OnnxRuntime,
-    /// OpenVINO's: layers without quantized weights stay in fp32 by themselves.
+    /// OpenVINO's: layers without quantized weights stay in fp32 by themselves. It runs additions of either
+    /// residual in integers, `fused` ones nearer to what is measured here.
     OpenVino,
     /// TensorRT's: activations in s8 with zero point 0, biases in fp32, and nothing between QuantizeLinear and
-    /// DequantizeLinear. Where a qconfig leaves out the lowest integer, the file does not.
+    /// DequantizeLinear. Where a qconfig leaves out the lowest integer, the file does not. Of an addition it wants a pair on
+    /// the operand that no layer feeds, and none on the other, which is `residual: fused`; with `rounded` it runs layer and
+    /// addition apart. That is from its manual: no TensorRT has run these files.
     TensorRt,
 }
 

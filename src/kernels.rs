@@ -33,7 +33,7 @@ mod tests;
 mod windows;
 
 pub use conv::Pictures;
-pub use epilogue::{FloatEpilogue, FloatResidual, IntegerEpilogue, IntegerResidual, Output};
+pub use epilogue::{FloatEpilogue, FloatResidual, Form, IntegerEpilogue, IntegerResidual, Output};
 pub use packing::{Geometry, PackedFloat, PackedInteger};
 pub use peak::Peak;
 pub use pool::PoolWindow;

@@ -15,8 +15,8 @@ use crate::{
     graph::{Graph, GroupId, Groups, ValueId},
     kernels::Kernels,
     quant::{
-        ActivationSpec, Affine, MappingError, Precision, QConfig, QConfigFile, TensorParameters, TensorStatistics,
-        WeightSpec,
+        ActivationSpec, Affine, MappingError, Precision, QConfig, QConfigFile, Residual, TensorParameters,
+        TensorStatistics, WeightSpec,
     },
 };
 
@@ -131,9 +131,12 @@ pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, Restore
         }
         let qconfig = qconfig.ok_or_else(|| wrong("it is in int8, but the mapping leaves it in fp32"))?;
         let no_grid = || wrong("a scale, zero point or range is not one of its dtype");
-        let inputs: Option<Vec<Affine>> = written.inputs.iter().map(TensorParameters::grid).collect();
-        let inputs = inputs.ok_or_else(no_grid)?;
-        let output = written.output.as_ref().and_then(TensorParameters::grid).ok_or_else(no_grid)?;
+        let grid = |given: &Option<TensorParameters>| match given {
+            Some(parameters) => parameters.grid().map(Some).ok_or_else(no_grid),
+            None => Ok(None),
+        };
+        let inputs = written.inputs.iter().map(grid).collect::<Result<Vec<_>, _>>()?;
+        let output = grid(&written.output)?;
         if inputs.len() != group.inputs.len() {
             return Err(wrong("it has another number of inputs"));
         }
@@ -157,7 +160,56 @@ pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, Restore
         let bias = bias.map(Arc::from);
         quantization.push(Some(GroupQuantization { inputs, output, weight: qconfig.weight, scales, bias }));
     }
+    check_residuals(groups, &qconfigs, &quantization)?;
     Ok(Converted { plan: engine.plan(&quantization), qconfigs, quantization })
+}
+
+/// What has no grid is what an addition takes as it is, and its qconfig says so.
+fn check_residuals(
+    groups: &Groups,
+    qconfigs: &[Option<QConfig>],
+    quantization: &[Option<GroupQuantization>],
+) -> Result<(), RestoreError> {
+    let mut taken = vec![false; groups.len()];
+    let of = |id: GroupId| quantization[id.0].as_ref();
+    let wrong = |id: GroupId, problem| RestoreError::Parameters { group: groups.get(id).id.clone(), problem };
+    for id in groups.ids() {
+        let Some(q) = of(id) else { continue };
+        let layers = fusable(groups, id, qconfigs, &|layer| of(layer).is_some());
+        let without = q.inputs.iter().enumerate().filter(|(_, grid)| grid.is_none()).map(|(at, _)| at);
+        match (&without.collect::<Vec<_>>()[..], &layers[..]) {
+            ([], []) => {}
+            ([], _) => return Err(wrong(id, "its `residual` is `fused`, but each of its inputs has a grid")),
+            (&[operand], layers) => match layers.iter().find(|(at, _)| *at == operand) {
+                Some((_, layer)) => taken[layer.0] = true,
+                None => return Err(wrong(id, "an input without a grid is no sum that it takes by `residual: fused`")),
+            },
+            _ => return Err(wrong(id, "more than one of its inputs has no grid")),
+        }
+    }
+    for id in groups.ids() {
+        match of(id).map(|q| q.output.is_none()) {
+            Some(true) if !taken[id.0] => return Err(wrong(id, "it has no grid of its output")),
+            Some(false) if taken[id.0] => {
+                return Err(wrong(id, "its output has a grid, though an addition takes its sum by `residual: fused`"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The layers whose sum an addition may take without rounding, and for which operand: those that alone feed it, where both
+/// are in int8 and its qconfig says [`Residual::Fused`].
+fn fusable(
+    groups: &Groups,
+    addition: GroupId,
+    qconfigs: &[Option<QConfig>],
+    int8: &dyn Fn(GroupId) -> bool,
+) -> Vec<(usize, GroupId)> {
+    let fused = qconfigs[addition.0].is_some_and(|qconfig| qconfig.residual == Residual::Fused);
+    let operands = groups.get(addition).fed_by.into_iter().enumerate();
+    operands.filter_map(|(at, layer)| Some((at, layer.filter(|&layer| fused && int8(layer))?))).collect()
 }
 
 /// Forms the groups of a graph and marks what is to be observed.
@@ -287,27 +339,49 @@ impl Calibrated {
     /// The network with each group as its qconfig says; `None` runs in fp32.
     ///
     /// A group's input keeps the grid of the int8 group that writes it, also through operators that only carry
-    /// values; an input that comes from fp32 is quantized as the reading group's qconfig says.
+    /// values; an input that comes from fp32 is quantized as the reading group's qconfig says. A layer whose sum an
+    /// addition takes as it is ([`Residual::Fused`]) has no grid of its output.
     ///
     /// # Panics
     /// When there is not one qconfig a group.
     pub fn convert(&self, qconfigs: &[Option<QConfig>]) -> Converted {
+        let quantization = self.quantization(qconfigs);
+        Converted { plan: self.engine.plan(&quantization), qconfigs: qconfigs.to_vec(), quantization }
+    }
+
+    /// How each group runs with these qconfigs, as [`Calibrated::convert`] has it.
+    ///
+    /// # Panics
+    /// When there is not one qconfig a group.
+    pub fn quantization(&self, qconfigs: &[Option<QConfig>]) -> Vec<Option<GroupQuantization>> {
         let (graph, groups) = (self.engine.graph(), self.engine.groups());
         assert_eq!(qconfigs.len(), groups.len());
         // The grid on which a value arrives, where an int8 group wrote it.
         let mut written: Vec<Option<Affine>> = vec![None; graph.values.len()];
         let mut quantization: Vec<Option<GroupQuantization>> = vec![None; groups.len()];
+        // Operands of additions, and layers, that are not rounded.
+        let mut operands: Vec<Option<usize>> = vec![None; groups.len()];
+        let mut sums = vec![false; groups.len()];
+        for id in groups.ids().filter(|id| qconfigs[id.0].is_some()) {
+            let layers = fusable(groups, id, qconfigs, &|layer| qconfigs[layer.0].is_some());
+            if let Some((operand, layer)) = layers.into_iter().max_by_key(|(_, layer)| *layer) {
+                operands[id.0] = Some(operand);
+                sums[layer.0] = true;
+            }
+        }
         for (index, node) in graph.nodes.iter().enumerate() {
             match groups.of_node(crate::graph::NodeId(index)) {
                 Some(id) if groups.get(id).anchor.0 == index => {
                     let Some(qconfig) = &qconfigs[id.0] else { continue };
                     let group = groups.get(id);
-                    let grid =
-                        |value: &ValueId| written[value.0].unwrap_or_else(|| self.grid(*value, &qconfig.activation));
-                    let inputs: Vec<Affine> = group.inputs.iter().map(grid).collect();
-                    let bias = self.corrected_bias(id, &qconfig.weight, inputs.first());
-                    let output = self.grid(group.output, &qconfig.activation);
-                    written[group.output.0] = Some(output);
+                    let grid = |(operand, value): (usize, &ValueId)| {
+                        let sum = operands[id.0] == Some(operand);
+                        (!sum).then(|| written[value.0].unwrap_or_else(|| self.grid(*value, &qconfig.activation)))
+                    };
+                    let inputs: Vec<Option<Affine>> = group.inputs.iter().enumerate().map(grid).collect();
+                    let bias = self.corrected_bias(id, &qconfig.weight, inputs.first().and_then(Option::as_ref));
+                    let output = (!sums[id.0]).then(|| self.grid(group.output, &qconfig.activation));
+                    written[group.output.0] = output;
                     let weight = qconfig.weight;
                     quantization[id.0] = Some(GroupQuantization { inputs, output, weight, scales: None, bias });
                 }
@@ -315,7 +389,7 @@ impl Calibrated {
                 _ => {}
             }
         }
-        Converted { plan: self.engine.plan(&quantization), qconfigs: qconfigs.to_vec(), quantization }
+        quantization
     }
 
     fn corrected_bias(&self, id: GroupId, spec: &WeightSpec, input: Option<&Affine>) -> Option<Arc<[f32]>> {

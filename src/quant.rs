@@ -16,6 +16,6 @@ pub use mapping::{MappingError, OrderEntry, QConfigMapping};
 pub use observer::TensorStatistics;
 pub use qconfig::{
     ActivationDtype, ActivationScheme, ActivationSpec, ObserverKind, Percentile, Preset, QConfig, QConfigError,
-    WeightDtype, WeightScheme, WeightSpec,
+    Residual, WeightDtype, WeightScheme, WeightSpec,
 };
 pub use repair::Repair;

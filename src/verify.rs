@@ -260,8 +260,10 @@ pub fn compare_layers(
             let Some((probe, group)) = probe.map(|at| (at, exported.probes[at].group)) else { return Ok(()) };
             let grid = match (seen.representation, &converted.quantization[group.0]) {
                 (Representation::Quantized(grid), _) => grid,
-                (Representation::Float, Some(q)) => q.output,
-                (Representation::Float, None) => return Ok(()),
+                (Representation::Float, q) => match q.as_ref().and_then(|q| q.output) {
+                    Some(grid) => grid,
+                    None => return Ok(()),
+                },
             };
             // An integer that is dequantized and quantized on the same grid is the same integer.
             let floats = seen.to_tensor()?.flatten_all()?.to_vec1::<f32>()?;

@@ -115,7 +115,7 @@ fn a_written_qconfig_runs_with_the_same_bits() {
         let weight = engine.quantized_weight(id, q);
         let scales = weight.as_ref().map(|w| &w.scales.scales[..]);
         let name = &engine.groups().get(id).id;
-        GroupParameters::int8(name, &qconfig, &q.inputs, &q.output, scales, q.bias.as_deref())
+        GroupParameters::int8(name, &qconfig, &q.inputs, q.output.as_ref(), scales, q.bias.as_deref())
     });
     let file = QConfigFile {
         job: "a".into(),

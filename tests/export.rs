@@ -7,7 +7,7 @@ use prost::Message;
 use qtuned::{
     cancel::Cancel,
     engine::{Engine, input_tensor},
-    export::{self, Exported, Source, Target},
+    export::{self, Exported, Source, Target, Tool},
     graph::Groups,
     kernels::Kernels,
     onnx::{
@@ -19,7 +19,7 @@ use qtuned::{
         },
     },
     ptq,
-    quant::{GroupParameters, Preset, QConfigFile, QConfigMapping},
+    quant::{GroupParameters, Preset, QConfig, QConfigFile, QConfigMapping, Residual},
     search::Key,
 };
 
@@ -50,20 +50,26 @@ struct Quantized {
 
 impl Quantized {
     fn new(bytes: Vec<u8>, folder: &Path, preset: Preset, fp32: &[usize]) -> Quantized {
+        Quantized::with(bytes, folder, preset, Residual::Rounded, fp32)
+    }
+
+    fn with(bytes: Vec<u8>, folder: &Path, preset: Preset, residual: Residual, fp32: &[usize]) -> Quantized {
         let model = onnx::import(&bytes, Some(folder)).unwrap();
         let load = |sample: usize| Ok(input(&model, sample as u32));
         let prepared = ptq::prepare(model.graph.clone(), Kernels::detect().unwrap());
         let calibrated = prepared.calibrate(4, &load, &Cancel::default(), &|_| ()).unwrap();
         let groups = Arc::clone(calibrated.engine().groups());
         let ids: Vec<_> = groups.ids().filter(|id| fp32.contains(&id.0)).collect();
-        let mapping = QConfigMapping::preset(preset).with_fp32(&groups, &ids);
+        let mut mapping = QConfigMapping::preset(preset);
+        mapping.global = Some(QConfig { residual, ..preset.qconfig() });
+        let mapping = mapping.with_fp32(&groups, &ids);
         let converted = calibrated.convert(&mapping.resolve(&groups).unwrap());
         let parameters = groups.ids().map(|id| match &converted.quantization[id.0] {
             None => GroupParameters::fp32(&groups.get(id).id),
             Some(q) => {
                 let weight = calibrated.engine().quantized_weight(id, q);
                 let scales = weight.as_ref().map(|weight| &weight.scales.scales[..]);
-                GroupParameters::int8(&groups.get(id).id, &preset.qconfig(), &q.inputs, &q.output, scales, None)
+                GroupParameters::int8(&groups.get(id).id, &preset.qconfig(), &q.inputs, q.output.as_ref(), scales, None)
             }
         });
         let file = QConfigFile {
@@ -82,9 +88,13 @@ impl Quantized {
     }
 
     fn export(&self, folder: &Path) -> Exported {
+        self.export_for(Target::OnnxRuntime, folder)
+    }
+
+    fn export_for(&self, target: Target, folder: &Path) -> Exported {
         let source = Source { bytes: &self.bytes, folder, model: &self.model, groups: &self.groups };
         let restored = ptq::restore(&self.engine(), &self.file).unwrap();
-        export::qdq(&source, &self.file, &restored, Target::OnnxRuntime, "model.data").unwrap()
+        export::qdq(&source, &self.file, &restored, target, "model.data").unwrap()
     }
 
     /// Exports, reads that back, and compares qconfigs and outputs. Gives the exported file.
@@ -122,7 +132,49 @@ fn default_model() -> Vec<u8> {
 fn the_default_model_comes_back_as_it_was() {
     for preset in [Preset::Onednn, Preset::Qnnpack, Preset::X86, Preset::Tensorrt] {
         for fp32 in [&[][..], &[1, 6, 9, 17], &[0, 18]] {
-            Quantized::new(default_model(), Path::new("."), preset, fp32).round_trip(Path::new("."));
+            for residual in [Residual::Rounded, Residual::Fused] {
+                let quantized = Quantized::with(default_model(), Path::new("."), preset, residual, fp32);
+                quantized.round_trip(Path::new("."));
+            }
+        }
+    }
+}
+
+/// With `residual: fused` an addition reads what the layer writes, with no pair in between; it has one otherwise.
+#[test]
+fn a_fused_residual_has_no_pair() {
+    for (residual, pairs) in [(Residual::Rounded, [true, true]), (Residual::Fused, [true, false])] {
+        let quantized = Quantized::with(default_model(), Path::new("."), Preset::Tensorrt, residual, &[]);
+        for target in [Target::OnnxRuntime, Target::OpenVino, Target::TensorRt] {
+            let exported = quantized.export_for(target, Path::new("."));
+            let graph = ModelProto::decode(&exported.model[..]).unwrap().graph.unwrap();
+            let mut additions = 0;
+            for add in graph.node.iter().filter(|node| node.op_type == "Add") {
+                let behind_a_pair = |name: &String| {
+                    let producer = graph.node.iter().find(|node| node.output.contains(name)).unwrap();
+                    producer.op_type == "DequantizeLinear"
+                };
+                let mut found: Vec<bool> = add.input.iter().map(behind_a_pair).collect();
+                found.sort_by_key(|pair| !pair);
+                assert_eq!(found, pairs, "{} {residual:?} {target:?}", add.name);
+                additions += 1;
+            }
+            assert!(additions > 0);
+            // Each group's integers, but for those that are not rounded.
+            let rounded = quantized.groups.len() - if residual == Residual::Fused { additions } else { 0 };
+            assert_eq!(exported.probes.len(), rounded);
+        }
+        // Tools that are told every grid have no word for a sum that has none.
+        let Quantized { bytes, model, groups, file } = &quantized;
+        let source = Source { bytes, folder: Path::new("."), model, groups };
+        let restored = ptq::restore(&quantized.engine(), file).unwrap();
+        let listed = |tool| export::list(&source, file, &restored, tool).map_err(|error| error.to_string());
+        assert!(listed(Tool::Nncf).is_ok());
+        for tool in [Tool::Torch, Tool::OnnxRuntime, Tool::NeuralCompressor] {
+            match residual {
+                Residual::Rounded => assert!(listed(tool).is_ok()),
+                Residual::Fused => assert!(listed(tool).unwrap_err().contains("`residual: fused`")),
+            }
         }
     }
 }

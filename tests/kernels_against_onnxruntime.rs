@@ -2,7 +2,7 @@
 
 use qtuned::{
     graph::Window,
-    kernels::{Geometry, IntegerEpilogue, Kernels, Output, PackedInteger, Pictures},
+    kernels::{Form, Geometry, IntegerEpilogue, Kernels, Output, PackedInteger, Pictures},
     quant::{Affine, requantization_multiplier},
 };
 use serde::Deserialize;
@@ -117,9 +117,7 @@ fn sums_of_conv_integer_are_exact() {
                 let epilogue = IntegerEpilogue {
                     constants: case.constants(&packed, &minus),
                     multipliers: vec![1.0; due.len()],
-                    grid: grid(1.0, 128),
-                    low: 0,
-                    high: 255,
+                    form: Form::Rounded { grid: grid(1.0, 128), low: 0, high: 255 },
                 };
                 let y = case.run(kernels, &packed, &epilogue);
                 let y = &y[pixel * due.len()..][..due.len()];
@@ -144,9 +142,7 @@ fn qlinear_conv_differs_by_one_step_at_most_and_rarely() {
             let epilogue = IntegerEpilogue {
                 constants: case.constants(&packed, &quantized.bias),
                 multipliers: quantized.w_scales.iter().map(multiplier).collect(),
-                grid: grid(quantized.y_scale, quantized.y_zero_point),
-                low: 0,
-                high: 255,
+                form: Form::Rounded { grid: grid(quantized.y_scale, quantized.y_zero_point), low: 0, high: 255 },
             };
             let y = case.run(kernels, &packed, &epilogue);
             assert!(y.iter().zip(&due).all(|(a, b)| a.abs_diff(*b) <= 1), "{}, {}", kernels.name(), case.name);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     graph::{Broadcast, Graph, Group, GroupId, Groups, Node, NodeId, Op, ValueId, broadcast},
-    kernels::{FloatEpilogue, IntegerEpilogue},
+    kernels::{FloatEpilogue, Form, IntegerEpilogue},
     quant::{Affine, requantization_multiplier},
 };
 
@@ -63,7 +63,7 @@ fn wants(graph: &Graph, groups: &Groups, quantization: &[Option<GroupQuantizatio
         match groups.of_node(NodeId(index)) {
             Some(id) if groups.get(id).anchor.0 == index => {
                 for (i, input) in node.inputs.iter().enumerate() {
-                    let grid = quantization[id.0].as_ref().map(|q| q.inputs[i]);
+                    let grid = quantization[id.0].as_ref().and_then(|q| q.inputs[i]);
                     want(&mut wants[input.0], grid.map_or(Representation::Float, Representation::Quantized));
                 }
             }
@@ -129,33 +129,41 @@ impl Builder<'_> {
     fn integer_group(&mut self, engine: &Engine, id: GroupId, q: &GroupQuantization, wanted: &[Representation]) -> u64 {
         let group = engine.groups.get(id);
         let node = self.graph.node(group.anchor);
-        let inputs = (group.inputs.iter().zip(&q.inputs))
-            .map(|(&value, &grid)| self.slot(value, Representation::Quantized(grid), group.anchor))
-            .collect();
+        let mut inputs = (group.inputs.iter().zip(&q.inputs))
+            .map(|(&value, &grid)| self.slot(value, grid.into(), group.anchor))
+            .collect::<Vec<_>>();
         let (min, max) = clip(self.graph, group);
-        let (low, high) = q.output.clip(min, max);
+        let grids: Vec<Affine> = q.inputs.iter().copied().flatten().collect();
+        let input = grids[0];
+        // Only the sum of a layer has no grid.
+        let output = q.output.unwrap_or(input);
+        let (low, high) = output.clip(min, max);
         let mut bytes = 0;
         let kind = match &node.op {
+            Op::Add if grids.len() == 1 => {
+                // The sum of the layer first.
+                inputs.sort_by_key(|slot| self.slots[slot.0].representation != Representation::Float);
+                Kind::AddSum { addend: input, grid: output, low, high }
+            }
             Op::Add | Op::Mul => {
                 let (pair, per_channel) = pair(self.graph, node);
-                Kind::PairInteger { pair, per_channel, a: q.inputs[0], b: q.inputs[1], grid: q.output, low, high }
+                Kind::PairInteger { pair, per_channel, a: input, b: grids[1], grid: output, low, high }
             }
             &Op::Map(function) => {
-                Kind::MapInteger(Arc::new(Table::new(q.inputs[0], q.output, [low, high], |x| function.apply(x))))
+                Kind::MapInteger(Arc::new(Table::new(input, output, [low, high], |x| function.apply(x))))
             }
             &Op::Concat { axis } => {
-                let whole = (low, high) == (q.output.quant_min, q.output.quant_max);
+                let whole = (low, high) == (output.quant_min, output.quant_max);
                 let table = |&input: &Affine| {
-                    let same = whole && input == q.output;
-                    (!same).then(|| Arc::new(Table::new(input, q.output, [low, high], |x| x)))
+                    let same = whole && input == output;
+                    (!same).then(|| Arc::new(Table::new(input, output, [low, high], |x| x)))
                 };
                 let axis = stored_axis(self.graph.value(node.output).shape.len() + 1, axis);
-                Kind::ConcatInteger { axis, tables: q.inputs.iter().map(table).collect(), grid: q.output }
+                Kind::ConcatInteger { axis, tables: grids.iter().map(table).collect(), grid: output }
             }
             op => match average(op) {
-                Some(window) => Kind::AverageInteger { window, input: q.inputs[0], grid: q.output, low, high },
+                Some(window) => Kind::AverageInteger { window, input, grid: output, low, high },
                 None => {
-                    let input = q.inputs[0];
                     let weight = engine.weights.integer(node, group.anchor, q).expect("other groups have a weight");
                     let own_bias = layer(node).and_then(|l| l.bias);
                     let bias = q.bias.as_deref().or(own_bias);
@@ -166,16 +174,20 @@ impl Builder<'_> {
                         })
                         .collect();
                     let multipliers = (weight.scales.scales.iter())
-                        .map(|&s| requantization_multiplier(input.scale, s, q.output.scale))
+                        .map(|&s| requantization_multiplier(input.scale, s, q.output.map_or(1.0, |grid| grid.scale)))
                         .collect();
-                    let epilogue = Arc::new(IntegerEpilogue { constants, multipliers, grid: q.output, low, high });
+                    let form = match q.output {
+                        Some(grid) => Form::Rounded { grid, low, high },
+                        None => Form::Float { min, max },
+                    };
+                    let epilogue = Arc::new(IntegerEpilogue { constants, multipliers, form });
                     bytes = group.parameters - own_bias.map_or(0, |b| b.len() as u64)
                         + 4 * (bias.map_or(0, <[f32]>::len) + weight.stored_scales().len()) as u64;
                     Kind::ConvInteger { weight, zero_point: input.zero_point, epilogue, sum: None }
                 }
             },
         };
-        let own = Representation::Quantized(q.output);
+        let own = q.output.into();
         let to = if wanted.contains(&own) { own } else { Representation::Float };
         self.push(group.anchor, kind, inputs, group.output, to, true);
         bytes
@@ -282,8 +294,8 @@ impl Program {
     }
 }
 
-/// The steps with additions done by a convolution that alone feeds them. It rounds to its own grid first, so that this
-/// changes no bit.
+/// The steps with additions done by a convolution that alone feeds them. It rounds to its own grid first, if it has one,
+/// so that this changes no bit.
 fn fuse(steps: &[Step], outputs: &[SlotId]) -> Vec<Step> {
     let mut readers: HashMap<SlotId, usize> = HashMap::new();
     steps.iter().flat_map(|step| &step.inputs).chain(outputs).for_each(|&slot| *readers.entry(slot).or_default() += 1);
@@ -293,12 +305,13 @@ fn fuse(steps: &[Step], outputs: &[SlotId]) -> Vec<Step> {
         let mut step = step.clone();
         // The later of two convolutions: the other operand is there by then.
         let feeds = step.inputs.iter().enumerate().filter(|(_, slot)| readers[slot] == 1);
-        let last = feeds.filter_map(|(i, slot)| written.get(slot).map(|&at| (at, i))).max();
-        if let Some((at, operand)) = last
-            && let Some(conv) = &fused[at]
-            && let Some(kind) = with_sum(&conv.kind, &step.kind, operand)
-        {
-            step = Step { kind, inputs: vec![conv.inputs[0], step.inputs[1 - operand]], node: conv.node, ..step };
+        let done_by = feeds.filter_map(|(operand, slot)| {
+            let at = *written.get(slot)?;
+            let conv = fused[at].as_ref()?;
+            Some((at, operand, conv.node, conv.inputs[0], with_sum(&conv.kind, &step.kind, operand)?))
+        });
+        if let Some((at, operand, node, input, kind)) = done_by.max_by_key(|&(at, ..)| at) {
+            step = Step { kind, inputs: vec![input, step.inputs[1 - operand]], node, ..step };
             fused[at] = None;
         }
         written.insert(step.output, fused.len());
@@ -316,6 +329,16 @@ fn with_sum(conv: &Kind, add: &Kind, operand: usize) -> Option<Kind> {
         ) if epilogue.grid.is_none() => {
             let dense = !packed.geometry().is_depthwise();
             dense.then(|| Kind::ConvFloat { packed: packed.clone(), epilogue: *epilogue, sum: Some(*sum) })
+        }
+        (Kind::ConvInteger { weight, zero_point, epilogue, sum: None }, &Kind::AddSum { addend, grid, low, high })
+            if operand == 0 && matches!(epilogue.form, Form::Float { .. }) =>
+        {
+            Some(Kind::ConvInteger {
+                weight: weight.clone(),
+                zero_point: *zero_point,
+                epilogue: epilogue.clone(),
+                sum: Some(IntegerSum { addend, addend_first: false, grid, low, high }),
+            })
         }
         (
             Kind::ConvInteger { weight, zero_point, epilogue, sum: None },

@@ -46,6 +46,13 @@ pub(super) enum Kind {
         low: u8,
         high: u8,
     },
+    /// The sum of a layer in f32, and integers.
+    AddSum {
+        addend: Affine,
+        grid: Affine,
+        low: u8,
+        high: u8,
+    },
     MapFloat {
         function: Function,
         epilogue: FloatEpilogue,
@@ -143,6 +150,7 @@ impl Kind {
             Kind::PairFloat { pair: Pair::Mul, .. } => "mul f32",
             Kind::PairInteger { pair: Pair::Add, .. } => "add u8",
             Kind::PairInteger { pair: Pair::Mul, .. } => "mul u8",
+            Kind::AddSum { .. } => "add f32 and u8",
             Kind::MapFloat { .. } => "map f32",
             Kind::MapInteger(_) => "map u8",
             Kind::ConcatFloat { .. } => "concat f32",
@@ -344,6 +352,21 @@ impl Call<'_> {
                     None => run(x, y, out, self.parallel),
                     Some(0) => per_channel_pair(y, x, out, self.batch, |y, x, out| run(x, y, out, false)),
                     Some(_) => per_channel_pair(x, y, out, self.batch, |x, y, out| run(x, y, out, false)),
+                }
+            }
+            (&Kind::AddSum { addend, grid, low, high }, [Data::Float(sum), Data::Quantized(x)], out) => {
+                // Where every value is shown; else the convolution does it.
+                let mut dequantized = vec![0.0; x.len()];
+                kernels.dequantize(x, addend, &mut dequantized, self.parallel);
+                let whole = FloatEpilogue { min: f32::NEG_INFINITY, max: f32::INFINITY, grid: Some(grid) };
+                let mut quantized = vec![0; x.len()];
+                let written = Output::Quantized(&mut quantized);
+                kernels.add_float(sum, &dequantized, whole, written, self.parallel);
+                let mut clipped = vec![0; x.len()];
+                kernels.clip_integer(&quantized, (low, high), &mut clipped);
+                match out {
+                    Output::Float(y) => kernels.dequantize(&clipped, grid, y, self.parallel),
+                    Output::Quantized(y) => y.copy_from_slice(&clipped),
                 }
             }
             (&Kind::MapFloat { function, epilogue }, [Data::Float(x)], out) => {

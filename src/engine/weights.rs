@@ -68,7 +68,7 @@ impl PackedWeights {
         id: NodeId,
         quantization: &GroupQuantization,
     ) -> Option<Arc<QuantizedWeight>> {
-        let (layer, input) = (layer(node)?, quantization.inputs.first()?);
+        let (layer, input) = (layer(node)?, quantization.inputs.first().copied().flatten()?);
         let given = quantization.scales.as_ref().map(|scales| scales.iter().map(|scale| scale.to_bits()).collect());
         let key = (id, quantization.weight, input.scale.to_bits(), given);
         // Packing under the lock: two threads that want the same weight must not both make it.

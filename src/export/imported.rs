@@ -13,7 +13,7 @@ use crate::{
     },
     quant::{
         ActivationDtype, ActivationScheme, ActivationSpec, Affine, GroupParameters, ObserverKind, Preset, QConfig,
-        QConfigFile, QConfigMapping, TensorParameters, WeightDtype, WeightScheme, WeightSpec,
+        QConfigFile, QConfigMapping, Residual, TensorParameters, WeightDtype, WeightScheme, WeightSpec,
     },
 };
 
@@ -24,7 +24,8 @@ const NOTHING: [&str; 2] = ["Identity", "Dropout"];
 /// observer found its grids is not in a file.
 ///
 /// A group is in int8 when all that it reads and its weight come from a DequantizeLinear, and all who read it do so
-/// behind one QuantizeLinear. `digest` is that of the file, in hexadecimal.
+/// behind one QuantizeLinear. An addition may also read a layer as it is, where that alone keeps either from being in int8:
+/// its residual is fused. `digest` is that of the file, in hexadecimal.
 ///
 /// # Errors
 /// Bytes that the model was not imported from, or a scale or zero point that is no constant.
@@ -41,8 +42,24 @@ pub fn imported(
     let reader = Reader::new(&proto, &model.graph.value(model.graph.input).name);
     let mut mapping = QConfigMapping { global: None, ..QConfigMapping::preset(Preset::default()) };
     let mut parameters = Vec::with_capacity(groups.len());
-    for group in groups.all() {
-        let found = reader.group(model, group)?;
+    let mut all: Vec<Option<Grids>> =
+        groups.all().iter().map(|group| reader.group(model, group)).collect::<Result<_, _>>()?;
+    let mut taken = vec![false; groups.len()];
+    for (at, group) in groups.all().iter().enumerate() {
+        let Some(Grids { inputs, output, .. }) = &all[at] else { continue };
+        let Some(operand) = inputs.iter().position(Option::is_none) else { continue };
+        let layer = group.fed_by.get(operand).copied().flatten().filter(|layer| {
+            let others = inputs.iter().flatten().count() + 1 == inputs.len();
+            others && output.is_some() && all[layer.0].as_ref().is_some_and(|layer| layer.output.is_none())
+        });
+        match layer {
+            Some(layer) => taken[layer.0] = true,
+            None => all[at] = None,
+        }
+    }
+    for ((group, grids), taken) in groups.all().iter().zip(all).zip(taken) {
+        let found = grids.filter(|grids| grids.output.is_some() || taken);
+        let found = found.map(|grids| grids.qconfig(group)).transpose()?;
         mapping.module_name.push((group.id.clone(), found.as_ref().map(|(qconfig, _)| *qconfig)));
         parameters.push(found.map_or_else(|| GroupParameters::fp32(&group.id), |(_, parameters)| parameters));
     }
@@ -54,6 +71,65 @@ pub fn imported(
         mapping,
         groups: parameters,
     }))
+}
+
+/// What a file says of a group.
+struct Grids {
+    /// `None` for what is read in f32.
+    inputs: Vec<Option<TensorParameters>>,
+    /// `None` where somebody reads it in f32.
+    output: Option<TensorParameters>,
+    /// Of its weight.
+    scales: Option<Vec<f32>>,
+}
+
+impl Grids {
+    /// The qconfig that gives these grids, and the grids.
+    fn qconfig(&self, group: &Group) -> Result<(QConfig, GroupParameters), ExportError> {
+        let Grids { inputs, output, scales } = self;
+        // Every group in int8 reads or writes integers.
+        let first = output.iter().chain(inputs.iter().flatten()).next().ok_or(ExportError::Source)?;
+        let narrow = |p: &TensorParameters| (p.quant_min, p.quant_max) != p.dtype.limits();
+        let symmetric =
+            first.dtype == ActivationDtype::Qint8 && inputs.iter().chain([output]).flatten().all(|p| p.zero_point == 0);
+        let qscheme = match scales.as_deref() {
+            Some([_]) => WeightScheme::PerTensorSymmetric,
+            _ => WeightScheme::PerChannelSymmetric,
+        };
+        let qconfig = QConfig {
+            activation: ActivationSpec {
+                dtype: first.dtype,
+                qscheme: match symmetric {
+                    true => ActivationScheme::PerTensorSymmetric,
+                    false => ActivationScheme::PerTensorAffine,
+                },
+                observer: ObserverKind::Histogram,
+                percentile: None,
+                reduce_range: false,
+                quant_min: narrow(first).then_some(first.quant_min),
+                quant_max: narrow(first).then_some(first.quant_max),
+            },
+            weight: WeightSpec {
+                dtype: WeightDtype::Qint8,
+                qscheme,
+                quant_min: None,
+                quant_max: None,
+                bias_correction: false,
+            },
+            residual: match inputs.iter().all(Option::is_some) {
+                true => Residual::Rounded,
+                false => Residual::Fused,
+            },
+        };
+        let affine = |p: &TensorParameters| {
+            p.grid().ok_or_else(|| ExportError::Model(format!("group `{}`: a grid is none of its type", group.id)))
+        };
+        let inputs: Vec<Option<Affine>> =
+            inputs.iter().map(|p| p.as_ref().map(affine).transpose()).collect::<Result<_, _>>()?;
+        let output = output.as_ref().map(affine).transpose()?;
+        let parameters = GroupParameters::int8(&group.id, &qconfig, &inputs, output.as_ref(), scales.as_deref(), None);
+        Ok((qconfig, parameters))
+    }
 }
 
 /// A quantized file.
@@ -89,8 +165,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// How a group is quantized; `None` in fp32.
-    fn group(&self, model: &Model, group: &Group) -> Result<Option<(QConfig, GroupParameters)>, ExportError> {
+    /// On which grids a group reads and writes; `None` when it is surely in fp32.
+    fn group(&self, model: &Model, group: &Group) -> Result<Option<Grids>, ExportError> {
         let file_node = |at: &usize| self.file.node.get(*at).ok_or(ExportError::Source);
         let origin = model.origins.get(group.anchor.0).ok_or(ExportError::Source)?;
         let main = file_node(origin.first().ok_or(ExportError::Source)?)?;
@@ -102,11 +178,12 @@ impl<'a> Reader<'a> {
         let mut inputs = Vec::new();
         for name in main.input.iter().filter(|name| self.computed.contains(*name)) {
             match self.read(name)? {
-                Some(Grid { parameters, single: true }) => inputs.push(parameters),
+                Some(Grid { parameters, single: true }) => inputs.push(Some(parameters)),
+                None if group.fed_by.get(inputs.len()).is_some_and(Option::is_some) => inputs.push(None),
                 _ => return Ok(None),
             }
         }
-        let Some(output) = self.written(last.output.first().map_or("", String::as_str))? else { return Ok(None) };
+        let output = self.written(last.output.first().map_or("", String::as_str))?;
         if inputs.len() != group.inputs.len() {
             return Ok(None);
         }
@@ -120,41 +197,7 @@ impl<'a> Reader<'a> {
             },
             _ => None,
         };
-        let narrow = |p: &TensorParameters| (p.quant_min, p.quant_max) != p.dtype.limits();
-        let symmetric =
-            output.dtype == ActivationDtype::Qint8 && inputs.iter().chain([&output]).all(|p| p.zero_point == 0);
-        let qscheme = match scales.as_deref() {
-            Some([_]) => WeightScheme::PerTensorSymmetric,
-            _ => WeightScheme::PerChannelSymmetric,
-        };
-        let qconfig = QConfig {
-            activation: ActivationSpec {
-                dtype: output.dtype,
-                qscheme: match symmetric {
-                    true => ActivationScheme::PerTensorSymmetric,
-                    false => ActivationScheme::PerTensorAffine,
-                },
-                observer: ObserverKind::Histogram,
-                percentile: None,
-                reduce_range: false,
-                quant_min: narrow(&output).then_some(output.quant_min),
-                quant_max: narrow(&output).then_some(output.quant_max),
-            },
-            weight: WeightSpec {
-                dtype: WeightDtype::Qint8,
-                qscheme,
-                quant_min: None,
-                quant_max: None,
-                bias_correction: false,
-            },
-        };
-        let affine = |p: &TensorParameters| {
-            p.grid().ok_or_else(|| ExportError::Model(format!("group `{}`: a grid is none of its type", group.id)))
-        };
-        let inputs: Vec<Affine> = inputs.iter().map(affine).collect::<Result<_, _>>()?;
-        let parameters =
-            GroupParameters::int8(&group.id, &qconfig, &inputs, &affine(&output)?, scales.as_deref(), None);
-        Ok(Some((qconfig, parameters)))
+        Ok(Some(Grids { inputs, output, scales }))
     }
 
     /// Scales of a weight that comes from a DequantizeLinear.

@@ -24,7 +24,7 @@ fn parameters(node: &Node) -> Option<(&Constant, Option<&[f32]>)> {
 /// Scales of a layer's weight.
 pub(super) fn scales(node: &Node, quantization: &GroupQuantization) -> Option<WeightScales> {
     let (weight, bias) = parameters(node)?;
-    let (input, channels) = (quantization.inputs.first()?, *weight.dims.first()?);
+    let (input, channels) = (quantization.inputs.first().copied().flatten()?, *weight.dims.first()?);
     Some(match &quantization.scales {
         Some(given) => WeightScales::given(given, channels, &quantization.weight),
         None => WeightScales::of(&weight.data, bias, channels, input.scale, &quantization.weight),
@@ -121,7 +121,9 @@ impl Rewrite<'_> {
 
     /// Gives `reader` a bias in s32 as input `at`.
     fn bias(&mut self, one: &Quantized<'_>, bias: &[f32], weight: &str, reader: usize, at: usize) {
-        let (Some(scales), Some(input)) = (&one.scales, one.quantization.inputs.first()) else { return };
+        let (Some(scales), Some(input)) = (&one.scales, one.quantization.inputs.first().copied().flatten()) else {
+            return;
+        };
         let given = self.file.node[reader].input.get(at).filter(|name| !name.is_empty()).cloned();
         let base = given.unwrap_or_else(|| match weight.strip_suffix(".weight") {
             Some(module) => format!("{module}.bias"),

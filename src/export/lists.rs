@@ -43,6 +43,16 @@ pub fn list(source: &Source<'_>, file: &QConfigFile, restored: &Converted, tool:
     let mut names: HashMap<String, usize> = HashMap::new();
     proto.node.iter().for_each(|node| *names.entry(node.name.clone()).or_default() += 1);
     let lists = Lists { source, names, proto, qconfigs, restored };
+    // NNCF, which has no list of grids, puts none between a convolution and an addition by itself.
+    let unrounded =
+        lists.groups().find(|(id, ..)| restored.quantization[id.0].as_ref().is_some_and(|q| q.output.is_none()));
+    match (unrounded, tool) {
+        (_, Tool::Nncf) | (None, _) => {}
+        (Some((_, group, _)), _) => {
+            let reason = "is added to without being rounded (`residual: fused`), for which this tool has no word";
+            return Err(lists.refuse(group.anchor, reason));
+        }
+    }
     match tool {
         Tool::Torch => lists.torch(),
         Tool::Nncf => lists.nncf(),
@@ -165,10 +175,13 @@ impl Lists<'_> {
                 json!([{"quant_type": ort_type(dtype), "scale": scale, "zero_point": zero_point}])
             };
             for (value, grid) in group.inputs.iter().zip(&q.inputs) {
+                let Some(grid) = grid else { continue };
                 overrides.entry(self.value(graph.value(*value).name.clone())).or_insert_with(|| tensor(grid));
             }
             let last = group.activation.unwrap_or(group.anchor);
-            overrides.insert(self.written(last), tensor(&q.output));
+            if let Some(grid) = &q.output {
+                overrides.insert(self.written(last), tensor(grid));
+            }
             let folded = self.source.model.origins.get(group.anchor.0).is_none_or(|origin| origin.len() > 1);
             if let Some(scales) = super::layer::scales(graph.node(group.anchor), q).filter(|_| !folded) {
                 let origin = &self.source.model.origins[group.anchor.0];
@@ -226,7 +239,7 @@ impl Lists<'_> {
         for (_, group, qconfig) in self.groups() {
             let entry = match qconfig {
                 None => json!({"activation": {"dtype": ["fp32"]}, "weight": {"dtype": ["fp32"]}}),
-                Some(QConfig { activation, weight }) => {
+                Some(QConfig { activation, weight, .. }) => {
                     let dtype = match activation.dtype {
                         ActivationDtype::Quint8 => "uint8",
                         ActivationDtype::Qint8 => "int8",

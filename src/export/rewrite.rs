@@ -29,10 +29,11 @@ pub(super) struct Quantized<'a> {
 pub(super) fn quantized<'a>(source: &Source<'a>, file: &QConfigFile, restored: &'a Converted) -> Vec<Quantized<'a>> {
     let mut all = Vec::new();
     for ((id, written), quantization) in source.groups.ids().zip(&file.groups).zip(&restored.quantization) {
-        let (Some(quantization), Some(output)) = (quantization, &written.output) else { continue };
+        let Some(quantization) = quantization else { continue };
+        let Some(written) = written.inputs.iter().chain([&written.output]).flatten().next() else { continue };
         let group = source.groups.get(id);
         let scales = super::layer::scales(source.model.graph.node(group.anchor), quantization);
-        all.push(Quantized { id, group, quantization, dtype: output.dtype, scales });
+        all.push(Quantized { id, group, quantization, dtype: written.dtype, scales });
     }
     all
 }
@@ -86,8 +87,8 @@ struct Place {
     inputs: Vec<usize>,
     /// The node that writes what is quantized.
     last: usize,
-    /// What the QuantizeLinear behind it writes.
-    integers: String,
+    /// What the QuantizeLinear behind it writes; `None` where an addition takes the sum as it is.
+    integers: Option<String>,
 }
 
 /// The graph with these groups in integers.
@@ -112,12 +113,10 @@ pub(super) fn rewrite(
         let integer: HashSet<usize> = places.iter().map(|place| place.main).collect();
         rewrite.keep_float(&integer);
     }
-    let probe = |(one, place): (&Quantized<'_>, Place)| Probe {
-        group: one.id,
-        value: place.integers,
-        element_type: element_type(one.dtype),
+    let probe = |(one, place): (&Quantized<'_>, Place)| {
+        Some(Probe { group: one.id, value: place.integers?, element_type: element_type(one.dtype) })
     };
-    let probes = quantized.iter().zip(places).map(probe).collect();
+    let probes = quantized.iter().zip(places).filter_map(probe).collect();
     Ok((rewrite.finish(&original), probes))
 }
 
@@ -168,7 +167,7 @@ impl<'a> Rewrite<'a> {
         if self.target != Target::TensorRt {
             return Ok(());
         }
-        for grid in one.quantization.inputs.iter().chain([&one.quantization.output]) {
+        for grid in one.quantization.inputs.iter().chain([&one.quantization.output]).flatten() {
             let TensorParameters { zero_point, quant_min, quant_max, .. } = TensorParameters::new(grid, one.dtype);
             if one.dtype != ActivationDtype::Qint8 || zero_point != 0 || quant_min > -127 || quant_max < 127 {
                 let reason = "has activations that TensorRT does not take: it wants s8 with zero point 0, as the preset \
@@ -205,7 +204,7 @@ impl<'a> Rewrite<'a> {
             _ => written,
         };
         let Some(output) = self.file.node[last].output.first().cloned() else { return Err(ExportError::Source) };
-        let grid = one.quantization.output;
+        let Some(grid) = one.quantization.output else { return Ok(Place { main, inputs, last, integers: None }) };
         let (raw, dequantized) = if self.file.output.iter().any(|value| value.name == output) {
             // What leaves the network keeps its name; what is quantized gets a new one.
             let raw = self.names.value(&format!("{output}_QuantizeLinear_Input"));
@@ -222,7 +221,7 @@ impl<'a> Rewrite<'a> {
         let channels = self.source.model.graph.value(one.group.output).shape.first().copied().unwrap_or(1);
         let value = Dequantized { grid, dtype: one.dtype, integers: integers.clone(), channels, last, for_float: None };
         self.dequantized.insert(dequantized, value);
-        Ok(Place { main, inputs, last, integers })
+        Ok(Place { main, inputs, last, integers: Some(integers) })
     }
 
     /// Whether each node in `folded` reads what the one before it writes, the first what `main` writes; nodes that
@@ -259,7 +258,8 @@ impl<'a> Rewrite<'a> {
     /// Quantizes what a group reads where it is not on the wanted grid yet.
     fn inputs(&mut self, one: &Quantized<'_>, place: &Place) {
         debug_assert!(place.main <= place.last || self.removed.contains(&place.last));
-        for (&at, &grid) in place.inputs.iter().zip(&one.quantization.inputs) {
+        for (&at, grid) in place.inputs.iter().zip(&one.quantization.inputs) {
+            let &Some(grid) = grid else { continue };
             let value = self.file.node[place.main].input[at].clone();
             if self.dequantized.get(&value).is_some_and(|d| d.grid == grid) {
                 continue;

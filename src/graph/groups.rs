@@ -23,6 +23,9 @@ pub struct Group {
     pub activation: Option<NodeId>,
     /// Values read; without weights.
     pub inputs: Vec<ValueId>,
+    /// For an addition of one shape, by operand: the layer that writes it for this addition alone, a dense convolution or a
+    /// linear layer.
+    pub fed_by: [Option<GroupId>; 2],
     /// The value written by the last node of the group.
     pub output: ValueId,
     /// Multiply-accumulates for one sample.
@@ -89,6 +92,7 @@ impl Groups {
                 anchor,
                 activation,
                 inputs: node.inputs.clone(),
+                fed_by: fed_by(graph, node, &consumers, &groups),
                 output: last.output,
                 macs: graph.macs(anchor),
                 parameters: graph.parameters(anchor),
@@ -136,6 +140,23 @@ impl Groups {
         };
         by_id.or_else(by_alias).map(GroupId)
     }
+}
+
+/// See [`Group::fed_by`].
+fn fed_by(graph: &Graph, node: &Node, consumers: &[Vec<NodeId>], groups: &[Group]) -> [Option<GroupId>; 2] {
+    let (&Op::Add, &[a, b], Some(Broadcast::None)) = (&node.op, &node.inputs[..], broadcast(graph, node)) else {
+        return [None; 2];
+    };
+    [a, b].map(|value| {
+        let alone = consumers[value.0].len() == 1 && !graph.outputs.contains(&value);
+        let layer = groups.iter().rposition(|group| group.output == value).filter(|_| alone)?;
+        let dense = match &graph.node(groups[layer].anchor).op {
+            Op::Conv(conv) => conv.groups == 1 || conv.groups != conv.weight.dims[0] || conv.weight.dims[1] != 1,
+            Op::Linear(_) => true,
+            _ => false,
+        };
+        dense.then_some(GroupId(layer))
+    })
 }
 
 /// How the operands of a sum or product lie beside each other.

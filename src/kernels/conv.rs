@@ -5,7 +5,7 @@ use std::{borrow::Cow, ops::Range};
 use rayon::prelude::*;
 
 use super::{
-    Activation, FloatEpilogue, FloatResidual, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat,
+    Activation, FloatEpilogue, FloatResidual, Form, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat,
     PackedInteger, Simd, Weight, depthwise, dispatch,
     epilogue::{Epilogue, FloatChannels, FloatLayer, IntegerChannels, IntegerLayer, Target},
     packing::Geometry,
@@ -59,7 +59,8 @@ impl Kernels {
     /// [`Kernels::conv_float`].
     ///
     /// # Panics
-    /// As for [`Kernels::conv_float`], and for a depthwise convolution with a residual.
+    /// As for [`Kernels::conv_float`], for a depthwise convolution with a residual or of [`Form::Float`], and for bytes
+    /// that are to be written of sums that are not rounded.
     pub fn conv_integer(
         self,
         packed: &PackedInteger,
@@ -71,9 +72,14 @@ impl Kernels {
     ) {
         assert_eq!(self, packed.kernels, "weights are packed for other kernels");
         assert!(residual.is_none_or(|r| r.x.len() == out.len()), "elements of the residual");
+        let rounded = matches!(epilogue.form, Form::Rounded { .. });
+        assert!(
+            rounded || residual.is_some() || matches!(out, Output::Float(_)),
+            "what is not rounded is not written as bytes"
+        );
         let layer = IntegerLayer { packed, epilogue, residual: residual.as_ref() };
         if packed.geometry.is_depthwise() {
-            assert!(residual.is_none(), "a depthwise convolution in integers adds nothing");
+            assert!(residual.is_none() && rounded, "a depthwise convolution in integers adds nothing");
             return depthwise::integer(self, layer, pictures, out, parallel);
         }
         let bytes = packed.geometry.out_channels * packed.geometry.in_per_group() * packed.geometry.taps();

@@ -6,7 +6,7 @@ use std::{borrow::Cow, ops::Range};
 use rayon::prelude::*;
 
 use super::{
-    Activation, IntegerEpilogue, Kernels, Output, Pictures, Simd, Weight,
+    Activation, Form, IntegerEpilogue, Kernels, Output, Pictures, Simd, Weight,
     conv::{SHARES, settle},
     dispatch,
     epilogue::{Epilogue, FloatChannels, FloatLayer, Grid, IntegerLayer, Target},
@@ -238,7 +238,8 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
 
     #[inline(always)]
     unsafe fn channels(&self, channel: usize, lanes: usize) -> IntegerBlock<S> {
-        let &IntegerEpilogue { ref constants, ref multipliers, grid, low, high } = self.epilogue;
+        let IntegerEpilogue { constants, multipliers, form } = self.epilogue;
+        let &Form::Rounded { grid, low, high } = form else { unreachable!("checked where the call begins") };
         let (constants, sums) = (&constants[channel..], &self.packed.sums[channel..]);
         let constants =
             in_block_order::<S, _>(|c| constants[c].wrapping_add(S::Activation::SHIFT.wrapping_mul(sums[c])), lanes);

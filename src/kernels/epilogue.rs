@@ -27,20 +27,36 @@ pub struct FloatEpilogue {
     pub grid: Option<Affine>,
 }
 
-/// What happens to an s32 sum: `q = clamp(rne(f32(sum + constant) · multiplier) + zero_point)`, written as is or
-/// dequantized.
+/// What happens to an s32 sum: `v = f32(sum + constant) · multiplier`, and then what [`Form`] says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IntegerEpilogue {
     /// One a channel: bias in steps of `s_x·s_w`, less the input's zero point times the sum of weights.
     pub constants: Vec<i32>,
-    /// One a channel: `f32(s_x·s_w / s_y)`.
+    /// One a channel: `f32(s_x·s_w / s_y)`, or `f32(s_x·s_w)` where nothing is rounded.
     pub multipliers: Vec<f32>,
-    /// The grid of the output.
-    pub grid: Affine,
-    /// Smallest integer written; above `quant_min` where an activation clips.
-    pub low: u8,
-    /// Largest integer written.
-    pub high: u8,
+    /// What becomes of `v`.
+    pub form: Form,
+}
+
+/// In which form the output of a convolution in integers is written, or added to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Form {
+    /// `q = clamp(rne(v) + zero_point)`, written as is or dequantized.
+    Rounded {
+        /// The grid of the output.
+        grid: Affine,
+        /// Smallest integer written; above `quant_min` where an activation clips.
+        low: u8,
+        /// Largest integer written.
+        high: u8,
+    },
+    /// `min(max(v, min), max)` in f32, in units of the tensor.
+    Float {
+        /// Lower bound.
+        min: f32,
+        /// Upper bound.
+        max: f32,
+    },
 }
 
 /// What is added to the outputs of a convolution in f32 before they are written: `clip(y + x)`.
@@ -54,8 +70,10 @@ pub struct FloatResidual<'a> {
     pub max: f32,
 }
 
-/// What is added to the outputs of a convolution in integers before they are written. They are rounded to their own
-/// grid first, so that the sum is that of [`Kernels::add_integer`](super::Kernels::add_integer), bit for bit.
+/// What is added to the outputs of a convolution in integers before they are written. Those of [`Form::Rounded`] are on
+/// their own grid by then, so that the sum is that of [`Kernels::add_integer`](super::Kernels::add_integer), bit for bit.
+/// With those of [`Form::Float`] it is rounded once: `clamp(rne((v + (x − x_zero_point)·x_scale) / scale) + zero_point)`,
+/// the addition and the division each rounded to f32.
 #[derive(Clone, Copy, Debug)]
 pub struct IntegerResidual<'a> {
     /// Whether `x` is the first of the two that are added: a sum in f32 is rounded in their order.
@@ -448,7 +466,12 @@ pub(super) struct IntegerLayer<'a> {
 pub(super) struct IntegerChannels<S: Simd> {
     constants: [S::I; 2],
     multipliers: [S::F; 2],
+    /// Of what is rounded before an addition; where nothing is, of what is added.
     grid: Grid<S>,
+    /// Whether outputs are rounded before anything is added.
+    rounded: bool,
+    /// Bounds of those that are not.
+    clip: [S::F; 2],
     /// Null where nothing is added.
     residual: *const u8,
     residual_first: bool,
@@ -513,7 +536,12 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
     unsafe fn channels(&self, channel: usize, lanes: usize) -> IntegerChannels<S> {
         let constants = self.constants::<S>(channel, lanes);
         let multipliers: [f32; MAX_LANES] = of_tile(&self.epilogue.multipliers, channel, lanes);
-        let &IntegerEpilogue { grid, low, high, .. } = self.epilogue;
+        // What is not rounded has no grid, but what is added to it has.
+        let unused = Affine { scale: 1.0, zero_point: 0, quant_min: 0, quant_max: 255 };
+        let (rounded, grid, [low, high], [min, max]) = match self.epilogue.form {
+            Form::Rounded { grid, low, high } => (true, grid, [low, high], [0.0; 2]),
+            Form::Float { min, max } => (false, self.residual.map_or(unused, |r| r.x_grid), [0, 255], [min, max]),
+        };
         // SAFETY: a tile's lanes are at most MAX_LANES.
         unsafe {
             // What is not added has no grid; none is looked at.
@@ -526,6 +554,8 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
                 constants: [S::load_i(constants.as_ptr()), S::load_i(constants.as_ptr().add(S::WIDTH))],
                 multipliers: [S::load(multipliers.as_ptr()), S::load(multipliers.as_ptr().add(S::WIDTH))],
                 grid: Grid::new(&grid, low, high),
+                rounded,
+                clip: [S::splat(min), S::splat(max)],
                 residual,
                 residual_first,
                 sum: Sum::new(&grids, bounds),
@@ -555,14 +585,23 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             let [a, b] = steps(channels, sums);
-            if !ADDS {
-                return [channels.grid.round(a), channels.grid.round(b)];
-            }
-            let [a, b] = plus_residual(channels, [a, b], place);
             let grid = &channels.sum_grid;
+            let bounds = channels.clip;
+            let rounded = match (channels.rounded, ADDS) {
+                (true, false) => return [channels.grid.round(a), channels.grid.round(b)],
+                (false, false) => return clip::<S>([a, b], bounds),
+                (true, true) => {
+                    let [a, b] = plus_residual(channels, [a, b], place);
+                    channels.sum.round([a, b, a, b])
+                }
+                (false, true) => {
+                    let [a, b] = plus_dequantized(channels, clip::<S>([a, b], bounds), place);
+                    grid.quantize([a, b, a, b])
+                }
+            };
             // As bytes and back: this is rare.
             let mut bytes = [0; MAX_BLOCK];
-            S::store_bytes(bytes.as_mut_ptr(), S::in_order(channels.sum.round([a, b, a, b])));
+            S::store_bytes(bytes.as_mut_ptr(), S::in_order(rounded));
             let q = bytes.as_ptr();
             [grid.dequantize(S::load_bytes(q)), grid.dequantize(S::load_bytes(q.add(S::WIDTH)))]
         }
@@ -579,7 +618,14 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
         unsafe {
             let ([a, b], [c, d]) = (steps(channels, sums[0]), steps(channels, sums[1]));
             if !ADDS {
+                // Checked where the call begins: what is not rounded is not written as bytes.
                 return S::in_order(grid.narrow([a, b, c, d]));
+            }
+            if !channels.rounded {
+                let bounds = channels.clip;
+                let [a, b] = plus_dequantized(channels, clip::<S>([a, b], bounds), places[0]);
+                let [c, d] = plus_dequantized(channels, clip::<S>([c, d], bounds), places[1]);
+                return S::in_order(channels.sum_grid.quantize([a, b, c, d]));
             }
             let [a, b] = plus_residual(channels, [a, b], places[0]);
             let [c, d] = plus_residual(channels, [c, d], places[1]);
@@ -588,7 +634,7 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
     }
 }
 
-/// Sums in steps of the output's grid.
+/// Sums in steps of the output's grid; where they are not rounded, in units of the tensor.
 #[inline(always)]
 unsafe fn steps<S: Simd>(channels: &IntegerChannels<S>, sums: [S::I; 2]) -> [S::F; 2] {
     let multipliers = &channels.multipliers;
@@ -602,11 +648,7 @@ unsafe fn plus_residual<S: Simd>(channels: &IntegerChannels<S>, [a, b]: [S::F; 2
     let IntegerChannels { grid, sum, .. } = channels;
     // SAFETY: the caller's promise.
     unsafe {
-        let x = channels.residual.add(place.at);
-        let x = match place.lanes == 2 * S::WIDTH {
-            true => [S::load_bytes(x), S::load_bytes(x.add(S::WIDTH))],
-            false => S::load_some_bytes(x, place.lanes),
-        };
+        let x = residual(channels, place);
         let (a, b) = (grid.integer(a), grid.integer(b));
         let [x, y] = [S::to_float(x[0]), S::to_float(x[1])];
         match channels.residual_first {
@@ -614,6 +656,36 @@ unsafe fn plus_residual<S: Simd>(channels: &IntegerChannels<S>, [a, b]: [S::F; 2
             false => [sum.steps(a, x), sum.steps(b, y)],
         }
     }
+}
+
+/// With what is added to this place dequantized, both in units of the tensor.
+#[inline(always)]
+unsafe fn plus_dequantized<S: Simd>(channels: &IntegerChannels<S>, [a, b]: [S::F; 2], place: Place) -> [S::F; 2] {
+    // SAFETY: the caller's promise. The grid is that of what is added.
+    unsafe {
+        let [x, y] = residual(channels, place);
+        [S::add(a, channels.grid.dequantize(x)), S::add(b, channels.grid.dequantize(y))]
+    }
+}
+
+/// What is added to this place.
+#[inline(always)]
+unsafe fn residual<S: Simd>(channels: &IntegerChannels<S>, place: Place) -> [S::I; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x = channels.residual.add(place.at);
+        match place.lanes == 2 * S::WIDTH {
+            true => [S::load_bytes(x), S::load_bytes(x.add(S::WIDTH))],
+            false => S::load_some_bytes(x, place.lanes),
+        }
+    }
+}
+
+/// `min(max(x, min), max)` of two vectors.
+#[inline(always)]
+unsafe fn clip<S: Simd>([a, b]: [S::F; 2], [min, max]: [S::F; 2]) -> [S::F; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [S::min(S::max(a, min), max), S::min(S::max(b, min), max)] }
 }
 
 /// What quantizing and then clipping to `low..=high` leaves, which is one range.

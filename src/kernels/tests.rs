@@ -180,6 +180,10 @@ struct IntegerCase {
     packed: Vec<PackedInteger>,
     bias: Vec<i32>,
     epilogue: IntegerEpilogue,
+    /// What its form is made of.
+    grid: Affine,
+    low: u8,
+    high: u8,
     sums: Vec<i64>,
 }
 
@@ -225,22 +229,30 @@ impl IntegerCase {
         let grid = random.grid();
         let (low, high) =
             random.pick(&[(grid.quant_min, grid.quant_max), (grid.zero_point, grid.quant_max), (40, 120)]);
-        let epilogue =
-            IntegerEpilogue { constants: constants(&packed[0], &bias, zero_point), multipliers, grid, low, high };
-        IntegerCase { case, x, zero_point, packed, bias, epilogue, sums }
+        let epilogue = IntegerEpilogue {
+            constants: constants(&packed[0], &bias, zero_point),
+            multipliers,
+            form: Form::Rounded { grid, low, high },
+        };
+        IntegerCase { case, x, zero_point, packed, bias, epilogue, grid, low, high, sums }
     }
 
     /// `clamp(rne(f32(sum)·m) + zero_point)`, by way of f64 and i64.
     fn expected(&self) -> Vec<u8> {
-        let epilogue = &self.epilogue;
-        let expect = |(i, &sum): (usize, &i64)| {
-            let multiplier = epilogue.multipliers[i % epilogue.multipliers.len()];
-            // A product of two f32 is exact in f64; rounding it once to f32 is the f32 product.
-            let scaled = (f64::from(sum as f32) * f64::from(multiplier)) as f32;
-            let q = round_half_even(f64::from(scaled)) + i64::from(epilogue.grid.zero_point);
-            q.clamp(i64::from(epilogue.low), i64::from(epilogue.high)) as u8
+        let expect = |scaled: f32| {
+            let q = round_half_even(f64::from(scaled)) + i64::from(self.grid.zero_point);
+            q.clamp(i64::from(self.low), i64::from(self.high)) as u8
         };
-        self.sums.iter().enumerate().map(expect).collect()
+        self.scaled(&self.epilogue.multipliers).into_iter().map(expect).collect()
+    }
+
+    /// `f32(sum)·m`.
+    fn scaled(&self, multipliers: &[f32]) -> Vec<f32> {
+        let scale = |(i, &sum): (usize, &i64)| {
+            // A product of two f32 is exact in f64; rounding it once to f32 is the f32 product.
+            (f64::from(sum as f32) * f64::from(multipliers[i % multipliers.len()])) as f32
+        };
+        self.sums.iter().enumerate().map(scale).collect()
     }
 
     fn run(&self, kernels: Kernels, epilogue: &IntegerEpilogue, out: Output<'_>, parallel: bool) {
@@ -421,7 +433,7 @@ fn check_integer(case: Case) -> Result<(), TestCaseError> {
     let parallel = case.parallel;
     let test = IntegerCase::new(case);
     let expected = test.expected();
-    let expected_float: Vec<f32> = expected.iter().map(|&q| dequantize(q, &test.epilogue.grid)).collect();
+    let expected_float: Vec<f32> = expected.iter().map(|&q| dequantize(q, &test.grid)).collect();
     // Rounding to 8 bits hides small errors: for one pixel at a time, shift its exact sums to near zero.
     let out_channels = test.case.geometry.out_channels;
     let pixel = test.case.seed as usize % (test.sums.len() / out_channels);
@@ -432,9 +444,11 @@ fn check_integer(case: Case) -> Result<(), TestCaseError> {
     let shifted = IntegerEpilogue {
         constants: constants(&test.packed[0], &bias, test.zero_point),
         multipliers: vec![1.0; out_channels],
-        grid: Affine { scale: 1.0, zero_point: 128, quant_min: 0, quant_max: 255 },
-        low: 0,
-        high: 255,
+        form: Form::Rounded {
+            grid: Affine { scale: 1.0, zero_point: 128, quant_min: 0, quant_max: 255 },
+            low: 0,
+            high: 255,
+        },
     };
     let near: Vec<u8> = near.iter().map(|n| (n + 128) as u8).collect();
     for kernels in Kernels::available() {
@@ -529,13 +543,25 @@ proptest! {
         let floats: Vec<f32> = float.expected.iter().zip(&x).map(|(a, b)| clip(a + b, &float_sum)).collect();
         let quantized: Vec<u8> = floats.iter().map(|&x| quantize(x, &grid)).collect();
         let first = seed % 2 == 0;
-        let own_grid = &integer.epilogue.grid;
+        let own_grid = &integer.grid;
         let sums = integer.expected().into_iter().zip(&q).map(|(own, &x)| match first {
             true => sum((x, &x_grid), (own, own_grid), &grid),
             false => sum((own, own_grid), (x, &x_grid), &grid),
         });
         let integers: Vec<u8> = sums.map(|q| q.max(low).min(high)).collect();
         let dequantized: Vec<f32> = integers.iter().map(|&q| dequantize(q, &grid)).collect();
+
+        // The same without rounding in between: the sum of two f32, one of them dequantized, rounded once.
+        let spread = 200.0 * grid.scale / integer.sums.iter().map(|s| s.abs()).max().unwrap().max(1) as f32;
+        let multipliers: Vec<f32> = integer.epilogue.multipliers.iter().map(|_| spread * random.float(0.2, 1.0)).collect();
+        let [min, max] = random.pick(&[[f32::NEG_INFINITY, f32::INFINITY], [0.0, f32::INFINITY], [0.0, 60.0 * grid.scale]]);
+        let scaled = integer.scaled(&multipliers).into_iter();
+        let unrounded: Vec<f32> = scaled.map(|v| if v > min { v } else { min }).map(|v| if v < max { v } else { max }).collect();
+        let once: Vec<u8> = (unrounded.iter().zip(&q))
+            .map(|(own, &x)| quantize(own + dequantize(x, &x_grid), &grid).max(low).min(high))
+            .collect();
+        let once_dequantized: Vec<f32> = once.iter().map(|&q| dequantize(q, &grid)).collect();
+        let own = IntegerEpilogue { multipliers, form: Form::Float { min, max }, ..integer.epilogue.clone() };
         for kernels in Kernels::available() {
             let name = kernels.name();
             let pictures = Pictures { x: &float.x, dims: float.case.dims, padding: 0.0 };
@@ -560,6 +586,16 @@ proptest! {
             let mut y = vec![f32::NAN; len];
             kernels.conv_integer(packed, pictures, &integer.epilogue, residual, Output::Float(&mut y), parallel);
             prop_assert_eq!(difference(&bits(&y), &bits(&dequantized)), None, "{} u8 to f32", name);
+
+            let mut y = vec![f32::NAN; len];
+            kernels.conv_integer(packed, pictures, &own, None, Output::Float(&mut y), parallel);
+            prop_assert_eq!(difference(&bits(&y), &bits(&unrounded)), None, "{} not rounded", name);
+            let mut y = vec![77; len];
+            kernels.conv_integer(packed, pictures, &own, residual, Output::Quantized(&mut y), parallel);
+            prop_assert_eq!(difference(&y, &once), None, "{} rounded once", name);
+            let mut y = vec![f32::NAN; len];
+            kernels.conv_integer(packed, pictures, &own, residual, Output::Float(&mut y), parallel);
+            prop_assert_eq!(difference(&bits(&y), &bits(&once_dequantized)), None, "{} rounded once to f32", name);
         }
     }
 }
@@ -613,9 +649,11 @@ fn the_longest_reduction_does_not_overflow() {
         let epilogue = IntegerEpilogue {
             constants: sums.iter().map(|s| shift - s).collect(),
             multipliers: vec![1.0; 3],
-            grid: Affine { scale: 1.0, zero_point: 10, quant_min: 0, quant_max: 255 },
-            low: 0,
-            high: 255,
+            form: Form::Rounded {
+                grid: Affine { scale: 1.0, zero_point: 10, quant_min: 0, quant_max: 255 },
+                low: 0,
+                high: 255,
+            },
         };
         for kernels in Kernels::available() {
             let mut y = [0; 3];

@@ -19,7 +19,7 @@ fn qconfig(number: usize, score: f64) -> QConfigFile {
         mapping,
         groups: vec![
             GroupParameters::fp32("features.0"),
-            GroupParameters::int8("features.1", &qconfig, &[grid], &grid, Some(&[0.1, 0.1]), None),
+            GroupParameters::int8("features.1", &qconfig, &[Some(grid)], Some(&grid), Some(&[0.1, 0.1]), None),
         ],
     }
 }

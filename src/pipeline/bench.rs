@@ -367,7 +367,14 @@ impl Bench<'_> {
             (Some(qconfig), Some(q)) => {
                 let weight = self.calibrated.engine().quantized_weight(id, q);
                 let scales = weight.as_ref().map(|w| &w.scales.scales[..]);
-                GroupParameters::int8(&groups.get(id).id, qconfig, &q.inputs, &q.output, scales, q.bias.as_deref())
+                GroupParameters::int8(
+                    &groups.get(id).id,
+                    qconfig,
+                    &q.inputs,
+                    q.output.as_ref(),
+                    scales,
+                    q.bias.as_deref(),
+                )
             }
             _ => GroupParameters::fp32(&groups.get(id).id),
         };

@@ -9,6 +9,7 @@ use crate::{
     kernels::NUMERICS_VERSION,
     onnx::Reading,
     ptq::Converted,
+    quant::Affine,
     search::{Budget, Key},
     sensitivity::{Analysis, RankBy},
 };
@@ -76,8 +77,11 @@ fn hash_network(hasher: &mut Sha256, opened: &Opened, converted: &Converted) {
         hasher.update(bias.as_ref().map_or(0, |bias| bias.len() as u64).to_le_bytes());
         bias.iter().flat_map(|bias| bias.iter()).for_each(|b| hasher.update(b.to_le_bytes()));
         for grid in inputs.iter().chain([output]) {
-            hasher.update(grid.scale.to_le_bytes());
-            hasher.update([grid.zero_point, grid.quant_min, grid.quant_max]);
+            // No grid has a scale of 0.
+            let none = Affine { scale: 0.0, zero_point: 0, quant_min: 0, quant_max: 0 };
+            let Affine { scale, zero_point, quant_min, quant_max } = grid.unwrap_or(none);
+            hasher.update(scale.to_le_bytes());
+            hasher.update([zero_point, quant_min, quant_max]);
         }
     }
 }

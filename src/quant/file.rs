@@ -30,10 +30,10 @@ pub struct GroupParameters {
     pub id: String,
     /// In integers or not.
     pub precision: Precision,
-    /// Grids of its inputs, in order; empty in fp32.
+    /// Grids of its inputs, in order; empty in fp32. `null` for the sum of a layer that an addition takes as it is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub inputs: Vec<TensorParameters>,
-    /// Grid of its output.
+    pub inputs: Vec<Option<TensorParameters>>,
+    /// Grid of its output; none in fp32, and where an addition takes the sum as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<TensorParameters>,
     /// Scales of its weight.
@@ -117,8 +117,8 @@ impl GroupParameters {
     pub fn int8(
         id: &str,
         qconfig: &QConfig,
-        inputs: &[Affine],
-        output: &Affine,
+        inputs: &[Option<Affine>],
+        output: Option<&Affine>,
         scales: Option<&[f32]>,
         bias: Option<&[f32]>,
     ) -> GroupParameters {
@@ -131,8 +131,8 @@ impl GroupParameters {
         GroupParameters {
             id: id.to_owned(),
             precision: Precision::Int8,
-            inputs: inputs.iter().map(tensor).collect(),
-            output: Some(tensor(output)),
+            inputs: inputs.iter().map(|grid| grid.as_ref().map(tensor)).collect(),
+            output: output.map(tensor),
             weight: scales.map(|scales| WeightParameters {
                 dtype: qconfig.weight.dtype,
                 qscheme: qconfig.weight.qscheme,
@@ -163,8 +163,9 @@ mod tests {
     fn a_tensor_with_one_scale_has_one_written() {
         let qconfig = Preset::Qnnpack.qconfig();
         let grid = Affine::from_range(0.0, 1.0, &qconfig.activation);
-        let scales =
-            |s: &[f32]| GroupParameters::int8("a", &qconfig, &[grid], &grid, Some(s), None).weight.unwrap().scales;
+        let scales = |s: &[f32]| {
+            GroupParameters::int8("a", &qconfig, &[Some(grid)], Some(&grid), Some(s), None).weight.unwrap().scales
+        };
         assert_eq!(scales(&[0.5, 0.5]), [0.5]);
         assert_eq!(scales(&[0.5, 0.75]), [0.5, 0.75]);
     }

@@ -13,8 +13,8 @@ use crate::graph::{GroupId, Groups};
 /// of parents that is listed), `module_name_regex` (the first that matches from the start of the name),
 /// `object_type`, global.
 ///
-/// In YAML a qconfig is `null`, the name of a preset, or a mapping `{activation: {...}, weight: {...}}` whose
-/// missing fields are those of the mapping's `preset`:
+/// In YAML a qconfig is `null`, the name of a preset, or a mapping
+/// `{activation: {...}, weight: {...}, residual: fused}` whose missing fields are those of the mapping's `preset`:
 ///
 /// ```yaml
 /// preset: qnnpack
@@ -362,14 +362,25 @@ fn read_qconfig(value: &Value, preset: Preset) -> Result<Option<QConfig>, String
                         }
                         base.extend(given.iter().map(|(k, v)| (k.clone(), v.clone())));
                     }
-                    _ => return Err("expected `activation` and `weight`, each a mapping".to_owned()),
+                    // Its default is not written.
+                    (_, Value::String(_)) if part.as_str() == Some("residual") => {
+                        merged.insert(part.clone(), given.clone());
+                    }
+                    _ => {
+                        return Err(
+                            "expected `activation` and `weight`, each a mapping, and `residual`, `rounded` or `fused`"
+                                .to_owned(),
+                        );
+                    }
                 }
             }
             let qconfig: QConfig = serde_path_to_error::deserialize(Value::Mapping(merged))
                 .map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
             Ok(Some(qconfig))
         }
-        _ => Err("expected null, the name of a preset, or a mapping of `activation` and `weight`".to_owned()),
+        _ => {
+            Err("expected null, the name of a preset, or a mapping of `activation`, `weight` and `residual`".to_owned())
+        }
     }
 }
 

@@ -11,6 +11,29 @@ pub struct QConfig {
     pub activation: ActivationSpec,
     /// Of the group's weight.
     pub weight: WeightSpec,
+    /// Of an addition: what becomes of the sums of a layer that it adds to.
+    #[serde(default, skip_serializing_if = "Residual::is_rounded")]
+    pub residual: Residual,
+}
+
+/// What an addition in int8 takes from the layer in int8 that alone feeds one of its operands. Where the layer is a
+/// depthwise convolution, or one of the two is in fp32, there is nothing to choose: a layer in int8 rounds to its own grid,
+/// and an addition in int8 quantizes what comes in fp32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Residual {
+    /// The layer's output rounded to a grid of its own, as ONNX Runtime runs it.
+    #[default]
+    Rounded,
+    /// The layer's sum in f32, which has no grid: it is rounded once, onto the grid of the addition, which suits
+    /// OpenVINO and TensorRT. Where both operands come from such layers, it is that of the later one.
+    Fused,
+}
+
+impl Residual {
+    fn is_rounded(&self) -> bool {
+        *self == Residual::Rounded
+    }
 }
 
 /// How activations are quantized.
@@ -256,10 +279,12 @@ impl Preset {
             quant_max: None,
             bias_correction: false,
         };
+        let residual = Residual::Rounded;
         match self {
-            Preset::Onednn | Preset::X86 | Preset::Fbgemm => QConfig { activation, weight: per_channel },
+            Preset::Onednn | Preset::X86 | Preset::Fbgemm => QConfig { activation, weight: per_channel, residual },
             Preset::Qnnpack => {
-                QConfig { activation, weight: WeightSpec { qscheme: WeightScheme::PerTensorSymmetric, ..per_channel } }
+                let weight = WeightSpec { qscheme: WeightScheme::PerTensorSymmetric, ..per_channel };
+                QConfig { activation, weight, residual }
             }
             Preset::Tensorrt => QConfig {
                 activation: ActivationSpec {
@@ -270,6 +295,7 @@ impl Preset {
                     ..activation
                 },
                 weight: per_channel,
+                residual,
             },
         }
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::{ActivationSpec, Percentile, Preset, QConfigMapping, WeightSpec};
+use super::{ActivationSpec, Percentile, Preset, QConfigMapping, Residual, WeightSpec};
 
 impl JsonSchema for QConfigMapping {
     fn schema_name() -> Cow<'static, str> {
@@ -81,6 +81,7 @@ impl JsonSchema for Written {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let preset = generator.subschema_for::<Preset>();
+        let residual = generator.subschema_for::<Residual>();
         let [activation, weight] = [partial::<ActivationSpec>(generator), partial::<WeightSpec>(generator)];
         json_schema!({
             "description": "null leaves a group in fp32; the name of a preset; or what differs from the mapping's preset.",
@@ -90,7 +91,15 @@ impl JsonSchema for Written {
                 {
                     "type": "object",
                     "additionalProperties": false,
-                    "properties": {"activation": activation, "weight": weight},
+                    "properties": {
+                        "activation": activation,
+                        "weight": weight,
+                        "residual": {
+                            "description": "Of an addition: what it takes from the layer in int8 that alone feeds it.",
+                            "default": "rounded",
+                            "anyOf": [residual],
+                        },
+                    },
                 },
             ],
         })

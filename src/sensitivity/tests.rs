@@ -13,7 +13,7 @@ use crate::{
     kernels::Kernels,
     onnx,
     ptq::{self, Calibrated, SampleError},
-    quant::{Preset, QConfig, QConfigMapping},
+    quant::{Preset, QConfig, QConfigMapping, Residual},
     sqnr::Energies,
 };
 
@@ -48,7 +48,14 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn runs_from_a_group_on_give_the_bits_of_whole_runs() {
-    let (calibrated, qconfigs) = calibrated();
+    let (calibrated, mut qconfigs) = calibrated();
+    for residual in [Residual::Rounded, Residual::Fused] {
+        qconfigs.iter_mut().flatten().for_each(|qconfig| qconfig.residual = residual);
+        check_runs_from_groups(&calibrated, &qconfigs);
+    }
+}
+
+fn check_runs_from_groups(calibrated: &Calibrated, qconfigs: &[Option<QConfig>]) {
     let groups = calibrated.engine().groups();
     // Bases: all in fp32, all in int8, and precisions that change at every, every second, every third group.
     let mixed = |keep: &dyn Fn(usize) -> bool| -> Vec<Option<QConfig>> {
@@ -70,7 +77,7 @@ fn runs_from_a_group_on_give_the_bits_of_whole_runs() {
             let x = picture(seed);
             let (known, output) = Known::of(&plan, &x, &mut |_| Ok(())).unwrap();
             for id in groups.ids() {
-                let switched = Switched::new(&calibrated, base, &qconfigs, id);
+                let switched = Switched::new(calibrated, base, qconfigs, id);
                 let expected = whole(&switched.plan, &x);
                 let group = &groups.get(id).id;
                 assert_eq!(bits(&switched.output(&known).unwrap()), bits(&expected), "base {number}, group {group}");

@@ -39,7 +39,7 @@ fn groups_compute_what_their_grids_say() {
         run.unwrap();
         let mut compared = 0;
         for (group, quantization) in groups.all().iter().zip(&converted.quantization) {
-            let output = quantization.as_ref().unwrap().output;
+            let output = quantization.as_ref().unwrap().output.unwrap();
             // In storage order: channels last.
             let inputs: Vec<&Vec<f32>> = group.inputs.iter().map(|input| &seen[input]).collect();
             let exact: Vec<f32> = match &graph.node(group.anchor).op {

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     graph::{Constant, Conv, Graph, Linear, Node, Op, Value, ValueId, Window},
-    quant::{ActivationDtype, ActivationScheme, ActivationSpec, ObserverKind, WeightDtype, WeightScheme, WeightSpec},
+    quant::{
+        ActivationDtype, ActivationScheme, ActivationSpec, ObserverKind, Residual, WeightDtype, WeightScheme,
+        WeightSpec,
+    },
 };
 
 /// A network of 1×1 layers over one pixel, one after another, as an exporter would name them. `features.1` has a
@@ -328,11 +331,11 @@ fn what_cannot_be_read_is_named() {
         ("object_type: [Conv]", "object_type: expected a mapping of names"),
         (
             "object_type: {Conv: 3}",
-            "object_type: `Conv`: expected null, the name of a preset, or a mapping of `activation` and `weight`",
+            "object_type: `Conv`: expected null, the name of a preset, or a mapping of `activation`, `weight` and `residual`",
         ),
         (
             "object_type: {Conv: {weights: {}}}",
-            "object_type: `Conv`: expected `activation` and `weight`, each a mapping",
+            "object_type: `Conv`: expected `activation` and `weight`, each a mapping, and `residual`, `rounded` or `fused`",
         ),
         (
             "'': {activation: {observer: median}}",
@@ -386,7 +389,12 @@ fn qconfig() -> impl Strategy<Value = Option<QConfig>> {
         quant_max,
         bias_correction,
     });
-    prop::option::of((activation, weight).prop_map(|(activation, weight)| QConfig { activation, weight }))
+    let residual = prop_oneof![Just(Residual::Rounded), Just(Residual::Fused)];
+    prop::option::of((activation, weight, residual).prop_map(|(activation, weight, residual)| QConfig {
+        activation,
+        weight,
+        residual,
+    }))
 }
 
 /// Sections name each thing once; names include what YAML would read as something else.
