@@ -9,6 +9,7 @@ mod budget;
 mod chain;
 mod history;
 mod latency_aware;
+mod left;
 mod refine;
 mod strategy;
 #[cfg(test)]

@@ -355,6 +355,7 @@ fn search(
             Proposal::Measure(candidate) => {
                 let trial = bench.trial(&findings.trials, candidate, ledger, &mut seen)?;
                 findings.trials.push(trial);
+                bench.progress.left(search.seconds_left(&findings));
             }
             Proposal::Rank(base) => {
                 bench.progress.stage(Stage::Rank { groups: base.fp32.len() }, None);
