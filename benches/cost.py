@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Measures and draws what a search costs as the work grows: with the samples of the search split, and with the groups.
 
-    benches/cost.py --qtuned target/release/qtuned --models DIR --data DIR --split FILE.json --out FOLDER
+    benches/cost.py --qtuned target/release/qtuned --models DIR --data DIR --split FILE.json --out FOLDER [--rounds N]
 
 The other arguments are those of cases.py. Writes FOLDER/cost.json and FOLDER/cost.svg, and prints a table in Markdown.
 Samples: the cases in SAMPLES with more and more of them. Groups: one network of which more and more blocks are quantized
-and the rest is fp32 from the start. Everything is run ROUNDS times, in turn, and the fastest of each is kept: on a
-machine with other work, the least is what the search itself takes. Needs matplotlib.
+and the rest is fp32 from the start. Everything is run as often as --rounds says, in turn, and the fastest of each is
+kept: on a machine with other work, the least is what the search itself takes. Needs matplotlib.
 """
 import argparse
 import json
@@ -19,7 +19,6 @@ SAMPLES = {case: [250, 400, 550, 700, 872] for case in ("mobilenet-v2-per-tensor
 # Blocks of MobileNetV2 that stay in fp32, as a regular expression.
 GROUPS = {"blocks 0 to 4": r"features\.([5-9]|1[0-8])|classifier", "blocks 0 to 9": r"features\.1[0-8]|classifier",
           "blocks 0 to 14": r"features\.1[5-8]|classifier", "all": None}
-ROUNDS = 2
 PARTS = ["calibrate", "fp32", "rank", "trials", "latency"]
 
 
@@ -51,7 +50,7 @@ def measured(args, case, sets):
 
 def draw(results, path):
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "cost"
+    matplotlib.rcParams.update({"svg.hashsalt": "cost", "svg.fonttype": "none"})
     from matplotlib import pyplot
     panels = [(case, "samples") for case in SAMPLES] + [("mobilenet-v2-per-tensor", "groups")]
     figure, all_axes = pyplot.subplots(1, len(panels), figsize=(13, 4), layout="constrained")
@@ -66,7 +65,8 @@ def draw(results, path):
                           ha="center", fontsize=7)
         axes.set(title=case, xlabel="samples of the search split" if kind == "samples" else "groups in the search",
                  ylabel="seconds", ylim=(0, 1.15 * max(r["wall_s"] for r in chosen)))
-    all_axes[0].legend(fontsize=8, loc="upper left")
+        axes.margins(x=0.1)
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(PARTS) + 1, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
 
 
@@ -74,11 +74,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("qtuned", "models", "data", "split", "out"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     folder = pathlib.Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     best = {}
-    for _ in range(ROUNDS):
+    for _ in range(args.rounds):
         for case, kind, label, sets in points(args):
             result = {"case": case, "kind": kind, "label": str(label), **measured(args, case, sets)}
             key = (case, kind, str(label))
