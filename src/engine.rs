@@ -4,6 +4,7 @@
 //! Integer steps are candle custom ops on U8 tensors with exact u8 × s8 → s32 products. A step writes what the
 //! next one reads, u8 or f32, so that a precision boundary costs no pass of its own.
 
+mod attention;
 mod compile;
 mod kind;
 mod run;

@@ -144,6 +144,16 @@ impl Graph {
             Op::Conv(conv) => conv.weight.dims[1..].iter().product(),
             Op::Linear(linear) => linear.weight.dims[1],
             Op::MatMul => node.inputs.first().and_then(|a| self.value(*a).shape.last().copied()).unwrap_or(0),
+            // A product with the keys for each score, and one with the values for each element.
+            Op::Attention { .. } => match node.inputs[..] {
+                [q, _, v] => {
+                    let (q, v) = (&self.value(q).shape, &self.value(v).shape);
+                    let of = |shape: &[usize], back: usize| shape.len().checked_sub(back).map_or(1, |at| shape[at]);
+                    let (depth, count, width) = (of(q, 1), of(v, 2), of(v, 1));
+                    return outputs as u64 / width.max(1) as u64 * count as u64 * (depth + width) as u64;
+                }
+                _ => 0,
+            },
             _ => 0,
         };
         outputs as u64 * per_output as u64

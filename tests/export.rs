@@ -328,6 +328,57 @@ fn sums_products_and_shared_weights() {
 }
 
 #[test]
+fn what_is_folded_from_afar_or_ahead_is_taken_out() {
+    let norm = |name: &str, input: &str, output: &str, at: &str| {
+        let names = ["g", "b", "m", "v"].map(|parameter| format!("{parameter}{at}"));
+        let [g, b, m, v] = names.each_ref().map(String::as_str);
+        node(name, "BatchNormalization", &[input, g, b, m, v], output, &[])
+    };
+    let nodes = vec![
+        norm("ahead", "x", "a", "3"),
+        node("one", "Conv", &["a", "w"], "c", &[]),
+        node("max", "MaxPool", &["c"], "p", &[ints("kernel_shape", &[2, 2])]),
+        norm("afar", "p", "n", "4"),
+        node("relu", "Relu", &["n"], "r", &[]),
+        node("flat", "Flatten", &["r"], "f", &[]),
+        node("fc", "MatMul", &["f", "fw"], "q", &[]),
+        norm("near", "q", "z", "5"),
+        node("scaled", "Mul", &["z", "v5"], "k", &[]),
+        node("last", "Gemm", &["k", "lw"], "l", &[]),
+        node("turned", "Unsqueeze", &["l", "axis"], "u", &[]),
+        node("out", "Mul", &["u", "two"], "y", &[]),
+    ];
+    let positive = |name: &str, len: i64, seed| {
+        let data = noise(len as usize, seed).iter().flat_map(|x| (x.abs() + 0.25).to_le_bytes()).collect();
+        TensorProto { raw_data: data, ..tensor(name, &[len], seed) }
+    };
+    let mut constants = vec![tensor("w", &[4, 3, 3, 3], 1), tensor("fw", &[36, 5], 2), tensor("lw", &[5, 3], 3)];
+    for channels in [3, 4, 5] {
+        let [g, b, m, v] = ["g", "b", "m", "v"].map(|parameter| format!("{parameter}{channels}"));
+        constants.extend([positive(&g, channels, 4), tensor(&b, &[channels], 5)]);
+        constants.extend([tensor(&m, &[channels], 6), positive(&v, channels, 7)]);
+    }
+    constants.push(TensorProto { raw_data: 2f32.to_le_bytes().to_vec(), dims: vec![], ..tensor("two", &[1], 8) });
+    constants.push(TensorProto {
+        name: "axis".to_owned(),
+        dims: vec![1],
+        data_type: data_type::INT64,
+        int64_data: vec![2],
+        ..Default::default()
+    });
+    let bytes = model(17, nodes, constants).encode_to_vec();
+    for fp32 in [&[][..], &[0], &[1], &[2], &[0, 1]] {
+        let quantized = Quantized::new(bytes.clone(), Path::new("."), Preset::Onednn, fp32);
+        assert_eq!(quantized.groups.len(), 3);
+        let graph = quantized.round_trip(Path::new(".")).graph.unwrap();
+        let has = |name: &str| graph.node.iter().any(|node| node.name == name && node.op_type != "Identity");
+        assert_eq!([has("ahead"), has("afar")], [fp32.contains(&0); 2]);
+        assert_eq!([has("scaled"), has("out")], [fp32.contains(&1), fp32.contains(&2)]);
+        assert_eq!(graph.output[0].name, "y");
+    }
+}
+
+#[test]
 fn tensorrt_gets_what_it_takes() {
     let export = |preset, fp32: &[usize]| {
         let quantized = Quantized::new(default_model(), Path::new("."), preset, fp32);

@@ -176,7 +176,7 @@ impl Kind {
     ) -> Result<Tensor> {
         let first = &inputs[0];
         match (self, to) {
-            (Kind::Tensor { op, shape }, _) => tensors::compute(op, inputs, shape),
+            (Kind::Tensor { op, shape }, _) => tensors::compute(kernels, op, inputs, shape),
             (_, Some(to)) => {
                 let dims = match *first.dims() {
                     [n, h, w, c] => [n, h, w, c],

@@ -5,11 +5,17 @@
 use candle_core::{D, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::workspace::{logical, stored, stored_axis};
-use crate::graph::{Binary, Constant, Normalize, Op, Reduction};
+use super::{
+    attention::attention,
+    workspace::{logical, stored, stored_axis},
+};
+use crate::{
+    graph::{Binary, Constant, Normalize, Op, Reduction},
+    kernels::Kernels,
+};
 
 /// Computes `op`; `shape` is the output's, without the batch.
-pub(super) fn compute(op: &Op, inputs: &[Tensor], shape: &[usize]) -> Result<Tensor> {
+pub(super) fn compute(kernels: Kernels, op: &Op, inputs: &[Tensor], shape: &[usize]) -> Result<Tensor> {
     let Some(first) = inputs.first() else { bail!("{} reads no tensor", op.name()) };
     let batch = first.dim(0)?;
     let dims: Vec<usize> = std::iter::once(batch).chain(shape.iter().copied()).collect();
@@ -33,6 +39,7 @@ pub(super) fn compute(op: &Op, inputs: &[Tensor], shape: &[usize]) -> Result<Ten
             let [a, b] = inputs else { bail!("a product has two operands") };
             stored(&product(&logical(a)?, &logical(b)?, &dims)?)
         }
+        &Op::Attention { scale, keys_in_rows } => attention(kernels, inputs, scale, keys_in_rows, &dims),
         Op::Add => pairs(inputs, &dims, |a, b| a + b),
         Op::Mul => pairs(inputs, &dims, |a, b| a * b),
         Op::Binary(binary) => by_binary(*binary, inputs, &dims),

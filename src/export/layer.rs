@@ -91,32 +91,54 @@ impl Rewrite<'_> {
         let read = self.dequantize(&base, quantized, data_type::INT8, stored, axis, main);
         self.set_input(main, 1, read);
 
-        let is_mat_mul = self.file.node[main].op_type == "MatMul";
-        let (reader, at) = match (is_mat_mul, folded) {
-            (false, _) => (main, 2),
-            (true, []) if bias.is_some() => {
-                return Err(self.refuse(anchor, "is a MatMul without an addition, which cannot hold a corrected bias"));
-            }
-            (true, []) => (main, 2),
-            (true, &[add]) if self.file.node[add].op_type == "Add" && !self.removed.contains(&add) => {
-                let inputs = &self.file.node[add].input;
-                let constant = inputs.iter().position(|name| !self.computed.contains(name));
-                (add, constant.ok_or(ExportError::Source)?)
-            }
-            (true, _) => {
-                return Err(self.refuse(anchor, "is followed by more than an addition, which it cannot hold"));
-            }
-        };
-        if let Some(bias) = bias {
-            self.bias(one, bias, &base, reader, at);
+        if self.file.node[main].op_type == "MatMul" {
+            return self.sum_behind(one, bias, &base, main, folded);
         }
-        if is_mat_mul {
-            return Ok(reader);
+        if let Some(bias) = bias {
+            self.bias(one, bias, &base, main, 2);
         }
         // Weight and bias hold them now.
         self.file.node[main].attribute.retain(|a| !matches!(a.name.as_str(), "alpha" | "beta"));
         self.absorb(main, folded);
         Ok(main)
+    }
+
+    /// Makes the first node that is folded into a MatMul the addition of its bias, and takes the others out; gives the
+    /// node that writes the layer's output.
+    fn sum_behind(
+        &mut self,
+        one: &Quantized<'_>,
+        bias: Option<&[f32]>,
+        weight: &str,
+        main: usize,
+        folded: &[usize],
+    ) -> Result<usize, ExportError> {
+        let (Some((&first, others)), Some(bias)) = (folded.split_first(), bias) else {
+            return match bias {
+                Some(_) => {
+                    let reason = "is a MatMul without an addition, which cannot hold a corrected bias";
+                    Err(self.refuse(one.group.anchor, reason))
+                }
+                None => {
+                    self.absorb(main, folded);
+                    Ok(main)
+                }
+            };
+        };
+        let add = &mut self.file.node[first];
+        let constant = add.input.iter().position(|name| !self.computed.contains(name));
+        let at = match (add.op_type.as_str(), constant) {
+            ("Add", Some(at)) => at,
+            _ => {
+                add.op_type = "Add".to_owned();
+                add.attribute.clear();
+                add.input.retain(|name| self.computed.contains(name));
+                add.input.len()
+            }
+        };
+        self.bias(one, bias, weight, first, at);
+        self.absorb(first, others);
+        Ok(first)
     }
 
     /// Gives `reader` a bias in s32 as input `at`.

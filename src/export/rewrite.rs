@@ -79,6 +79,14 @@ struct Dequantized {
     for_float: Option<String>,
 }
 
+/// Nodes that are folded into a layer.
+struct Folded {
+    /// Those that follow it and each other, in order.
+    behind: Vec<usize>,
+    /// Those before it, or behind others that pass its channels on.
+    apart: Vec<usize>,
+}
+
 /// Where a group is in the file.
 struct Place {
     /// Its operator.
@@ -188,7 +196,8 @@ impl<'a> Rewrite<'a> {
         if main >= self.file.node.len() || folded.iter().any(|&node| node >= self.file.node.len()) {
             return Err(ExportError::Source);
         }
-        if !self.follow_each_other(main, folded) {
+        let folded = self.folded(main, folded);
+        if folded.apart.iter().any(|&node| self.passed(node).is_none()) {
             return Err(self.refuse(anchor, "is apart from what is folded into it; leave its group in fp32"));
         }
         let inputs: Vec<usize> = (self.file.node[main].input.iter().enumerate())
@@ -198,7 +207,8 @@ impl<'a> Rewrite<'a> {
         if inputs.len() != one.group.inputs.len() {
             return Err(self.refuse(anchor, "reads other values in the file than in the network"));
         }
-        let written = self.layer(one, main, folded)?;
+        let written = self.layer(one, main, &folded.behind)?;
+        folded.apart.into_iter().for_each(|node| self.pass(node));
         let last = match one.group.activation.and_then(|node| origins.get(node.0)?.first()) {
             Some(&activation) if activation < self.file.node.len() => activation,
             _ => written,
@@ -224,10 +234,10 @@ impl<'a> Rewrite<'a> {
         Ok(Place { main, inputs, last, integers: Some(integers) })
     }
 
-    /// Whether each node in `folded` reads what the one before it writes, the first what `main` writes; nodes that
-    /// change nothing may stand between.
-    fn follow_each_other(&self, main: usize, folded: &[usize]) -> bool {
+    /// What is folded into node `main`: of those that are, nodes that only pass values on may stand between.
+    fn folded(&self, main: usize, folded: &[usize]) -> Folded {
         let mut written: HashSet<&String> = self.file.node[main].output.iter().take(1).collect();
+        let (mut behind, mut apart) = (Vec::new(), Vec::new());
         for &next in folded {
             for node in &self.file.node {
                 let passes = matches!(node.op_type.as_str(), "Identity" | "Dropout");
@@ -235,19 +245,45 @@ impl<'a> Rewrite<'a> {
                     written.extend(node.output.first());
                 }
             }
-            if !self.file.node[next].input.iter().any(|input| written.contains(input)) {
-                return false;
+            if self.file.node[next].input.iter().any(|input| written.contains(input)) {
+                written = self.file.node[next].output.iter().take(1).collect();
+                behind.push(next);
+            } else {
+                apart.push(next);
             }
-            written = self.file.node[next].output.iter().take(1).collect();
         }
-        true
+        Folded { behind, apart }
+    }
+
+    /// The one input of a node that is a value.
+    fn passed(&self, node: usize) -> Option<&String> {
+        let mut computed = self.file.node[node].input.iter().filter(|name| self.computed.contains(*name));
+        computed.next().filter(|_| computed.next().is_none())
+    }
+
+    /// Takes out a node that a layer elsewhere does: who reads it reads what it reads.
+    fn pass(&mut self, node: usize) {
+        let (Some(input), Some(output)) = (self.passed(node).cloned(), self.file.node[node].output.first().cloned())
+        else {
+            return;
+        };
+        if self.file.output.iter().any(|value| value.name == output) {
+            // What leaves the network keeps its name.
+            let node = &mut self.file.node[node];
+            node.op_type = "Identity".to_owned();
+            node.input = vec![input];
+            node.attribute.clear();
+        } else {
+            self.moved.insert(output, input);
+            self.removed.insert(node);
+        }
     }
 
     /// Has every node read what has moved.
     fn follow(&mut self) {
         for node in &mut self.file.node {
             for input in &mut node.input {
-                // A value moves at most twice: to what it is folded into, and behind its pair.
+                // To what it is folded into, past what is folded elsewhere, behind its pair.
                 while let Some(now) = self.moved.get(input) {
                     input.clone_from(now);
                 }

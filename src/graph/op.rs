@@ -67,6 +67,14 @@ pub enum Op {
     Normalize(Normalize),
     /// Product of two matrices, the last two axes of both; the axes before them broadcast.
     MatMul,
+    /// `softmax(scale · q·kᵀ)·v` of matrices, the last two axes of queries, keys and values (ONNX `Attention`). The axes
+    /// before them are the same, but that several matrices of queries, one after the other, may share keys and values.
+    Attention {
+        /// Factor of the scores.
+        scale: f32,
+        /// Whether keys are `[count, depth]` as queries are, rather than `[depth, count]`.
+        keys_in_rows: bool,
+    },
     /// A function of two values, element by element, of shapes as for [`Op::Add`].
     Binary(Binary),
     /// The second value where the first is not 0, else the third; shapes broadcast.
@@ -259,6 +267,7 @@ impl Op {
             Op::Softmax { .. } => "softmax",
             Op::Normalize(_) => "normalize",
             Op::MatMul => "matmul",
+            Op::Attention { .. } => "attention",
             Op::Binary(_) => "binary",
             Op::Where => "where",
             Op::Reduce { .. } => "reduce",

@@ -1,6 +1,9 @@
-//! Per-channel scale and shift, folded into the convolution or linear layer before it.
+//! Per-channel scale and shift, folded into the convolution or linear layer before it, or behind it.
 
-use std::sync::Arc;
+mod commute;
+mod layer;
+
+use std::collections::{HashMap, HashSet};
 
 use super::{
     draft::{Draft, Lowered, Names},
@@ -8,7 +11,7 @@ use super::{
     rewrite::Rewrite,
     site::{Budget, Refusal},
 };
-use crate::graph::{Constant, Conv, Function, Node, Normalize, Op, Value, ValueId, Window};
+use crate::graph::{Constant, Conv, Function, Node, Op, Value, ValueId};
 
 /// `scale·x + shift` for each channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +75,14 @@ impl Affine {
     fn scale(&self, channel: usize) -> f64 {
         self.scale.as_ref().map_or(1.0, |scale| scale.at(channel))
     }
+
+    /// Whether it adds nothing to any channel.
+    fn only_scales(&self) -> bool {
+        match &self.shift {
+            Factors::Same(x) => *x == 0.0,
+            Factors::Each(all) => all.iter().all(|x| *x == 0.0),
+        }
+    }
 }
 
 /// The axis of a sample of this rank that channels are: that which is stored last.
@@ -79,65 +90,232 @@ pub(super) fn channel_axis(rank: usize) -> usize {
     if rank == 3 { 0 } else { rank.saturating_sub(1) }
 }
 
-/// Turns drafts into nodes: each [`Affine`] goes into the layer that writes its input, when nothing else
-/// reads that. What cannot be folded becomes a function of each element where it is the same for all channels, else a
-/// 1×1 depthwise convolution of pictures and of features, else a product and a sum with constants. Gives with each node
-/// the file's nodes that it comes from.
+/// How many operators may stand between a function and its layer: a few moves and a pool.
+const REACH: usize = 8;
+
+/// Turns drafts into nodes. Each [`Affine`] goes into the layer that its input comes from, where nothing else reads what
+/// is between them and [`commute::before`] knows what it is there; else into the layer that alone reads it
+/// ([`layer::absorb_ahead`]). What cannot be folded becomes a function of each element where it is the same for all
+/// channels, else a 1×1 depthwise convolution of pictures and of features, else a product and a sum with constants.
+///
+/// A weight that `integers` names is in integers in the file: scaled, it would be on another grid, so it stays. Gives
+/// with each node the file's nodes that it comes from: its own first.
 pub(super) fn fold(
     drafts: Vec<Draft>,
     values: &mut Vec<Value>,
     outputs: &[ValueId],
+    integers: &HashSet<String>,
     names: &mut Names,
     budget: &Budget,
     rewrites: &mut Vec<Rewrite>,
 ) -> Result<(Vec<Node>, Vec<Vec<usize>>), OnnxError> {
-    let mut readers = vec![0usize; values.len()];
-    for id in drafts.iter().flat_map(|draft| &draft.inputs).chain(outputs) {
-        readers[id.0] += 1;
+    let mut readers = vec![Readers::None; values.len()];
+    for (at, input) in drafts.iter().enumerate().flat_map(|(at, draft)| draft.inputs.iter().map(move |id| (at, id))) {
+        readers[input.0] = readers[input.0].and(Readers::One(at));
     }
-    let mut producers = vec![None; values.len()];
-    let mut nodes: Vec<Node> = Vec::with_capacity(drafts.len());
-    let mut origins: Vec<Vec<usize>> = Vec::with_capacity(drafts.len());
-    for Draft { origin, name, op_type, op, inputs, output } in drafts {
-        let affine = match op {
-            Lowered::Op(op) | Lowered::Also(op, _) => {
-                producers[output.0] = Some(nodes.len());
-                nodes.push(Node { name, op_type, op, inputs, output });
-                origins.push(origin.into_iter().collect());
-                continue;
-            }
-            Lowered::Affine(affine) => affine,
-        };
-        let refused = |reason: String| OnnxError::Node { node: name.clone(), op_type: op_type.clone(), reason };
-        let input = inputs[0];
-        if let Some(producer) = producers[input.0].filter(|_| readers[input.0] == 1)
-            && fold_into(&mut nodes[producer].op, &affine, values[input.0].shape.len(), budget).map_err(|refusal| {
-                match refusal {
-                    Refusal::Error(error) => error,
-                    Refusal::Reason(reason) => refused(reason),
-                    _ => refused("it cannot be folded".to_owned()),
+    outputs.iter().for_each(|id| readers[id.0] = Readers::Many);
+    let mut folding = Folding {
+        readers,
+        producers: vec![None; values.len()],
+        ahead: HashMap::new(),
+        nodes: Vec::with_capacity(drafts.len()),
+        origins: Vec::with_capacity(drafts.len()),
+        values,
+        integers,
+        names,
+        budget,
+        rewrites,
+    };
+    let mut drafts: Vec<Option<Draft>> = drafts.into_iter().map(Some).collect();
+    for at in 0..drafts.len() {
+        let Some(Draft { origin, name, op_type, op, inputs, output }) = drafts[at].take() else { continue };
+        let from = From { origin, name, op_type };
+        match op {
+            Lowered::Op(op) | Lowered::Also(op, _) => folding.operator(from, op, inputs, output),
+            Lowered::Affine(affine) => {
+                if !folding.behind(&from, &affine, inputs[0], output)?
+                    && !folding.ahead(&drafts, &from, &affine, &inputs, output)
+                {
+                    folding.alone(from, affine, inputs, output)?;
                 }
-            })?
-        {
-            rewrites.push(Rewrite { kind: "folded into the layer before it", node: name });
-            nodes[producer].output = output;
-            match origin {
-                Some(origin) => origins[producer].push(origin),
-                None => origins[producer].clear(),
             }
-            producers[output.0] = Some(producer);
-            continue;
         }
-        let shape = values[input.0].shape.clone();
+    }
+    Ok((folding.nodes, folding.origins))
+}
+
+/// Who reads a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readers {
+    None,
+    /// This draft, once.
+    One(usize),
+    /// Several, or an output of the network.
+    Many,
+}
+
+impl Readers {
+    fn and(self, other: Readers) -> Readers {
+        if self == Readers::None { other } else { Readers::Many }
+    }
+}
+
+/// What a draft is of the file.
+struct From {
+    origin: Option<usize>,
+    name: String,
+    op_type: String,
+}
+
+impl From {
+    fn refuse(&self, refusal: Refusal) -> OnnxError {
+        let reason = match refusal {
+            Refusal::Error(error) => return error,
+            Refusal::Reason(reason) => reason,
+            _ => "it cannot be folded".to_owned(),
+        };
+        OnnxError::Node { node: self.name.clone(), op_type: self.op_type.clone(), reason }
+    }
+}
+
+/// A function that the layer behind it is to take: what it reads, and its node of the file.
+struct Ahead {
+    affine: Affine,
+    input: ValueId,
+    origin: Option<usize>,
+}
+
+/// Nodes, while they are made of drafts.
+struct Folding<'a> {
+    readers: Vec<Readers>,
+    /// The node that writes a value.
+    producers: Vec<Option<usize>>,
+    /// By what would be written.
+    ahead: HashMap<ValueId, Ahead>,
+    nodes: Vec<Node>,
+    origins: Vec<Vec<usize>>,
+    values: &'a mut Vec<Value>,
+    integers: &'a HashSet<String>,
+    names: &'a mut Names,
+    budget: &'a Budget,
+    rewrites: &'a mut Vec<Rewrite>,
+}
+
+impl Folding<'_> {
+    /// A draft that is an operator already.
+    fn operator(&mut self, from: From, mut op: Op, mut inputs: Vec<ValueId>, output: ValueId) {
+        let mut origins: Vec<usize> = from.origin.into_iter().collect();
+        if let Some(Ahead { affine, input, origin }) = inputs.first().and_then(|id| self.ahead.remove(id)) {
+            layer::absorb_ahead(&mut op, &affine);
+            inputs = vec![input];
+            match origin {
+                Some(origin) => origins.push(origin),
+                None => origins.clear(),
+            }
+        }
+        self.producers[output.0] = Some(self.nodes.len());
+        self.nodes.push(Node { name: from.name, op_type: from.op_type, op, inputs, output });
+        self.origins.push(origins);
+    }
+
+    /// Folds a function into the layer that its input comes from, where there is one that can take it.
+    fn behind(&mut self, from: &From, affine: &Affine, input: ValueId, output: ValueId) -> Result<bool, OnnxError> {
+        let Some((at, affine)) = self.layer_of(affine, input) else { return Ok(false) };
+        let Some(last) = self.producers[input.0] else { return Ok(false) };
+        let rank = self.values[self.nodes[at].output.0].shape.len();
+        if !layer::absorb(&mut self.nodes[at].op, &affine, rank, self.budget).map_err(|refusal| from.refuse(refusal))? {
+            return Ok(false);
+        }
+        let kind = if at == last { "folded into the layer before it" } else { "folded into an earlier layer" };
+        self.rewrites.push(Rewrite { kind, node: from.name.clone() });
+        self.nodes[last].output = output;
+        self.producers[output.0] = Some(last);
+        match from.origin {
+            Some(origin) if !self.origins[at].is_empty() => self.origins[at].push(origin),
+            _ => self.origins[at].clear(),
+        }
+        Ok(true)
+    }
+
+    /// The layer that `value` comes from, and what `affine` is right behind that; nobody else reads what is between.
+    fn layer_of(&self, affine: &Affine, value: ValueId) -> Option<(usize, Affine)> {
+        let (mut affine, mut value) = (affine.clone(), value);
+        for between in 0..REACH {
+            let Readers::One(_) = self.readers[value.0] else { return None };
+            let at = self.producers[value.0]?;
+            let node = &self.nodes[at];
+            if layer::is_layer(&node.op) {
+                // A product of its own has no place for a sum in the file: only an Add right behind it is one.
+                let holds = between == 0 || node.op_type != "MatMul" || affine.only_scales();
+                return (holds && self.may_scale(&node.op, &affine)).then_some((at, affine));
+            }
+            let &[input] = &node.inputs[..] else { return None };
+            let shapes = [&self.values[input.0].shape[..], &self.values[value.0].shape[..]];
+            affine = commute::before(&node.op, affine, shapes, self.budget)?;
+            value = input;
+        }
+        None
+    }
+
+    /// Whether a layer's weight may be changed as this function would.
+    fn may_scale(&self, op: &Op, affine: &Affine) -> bool {
+        let name = match op {
+            Op::Conv(conv) => &conv.weight_name,
+            Op::Linear(linear) => &linear.weight_name,
+            _ => return true,
+        };
+        affine.scale.is_none() || !self.integers.contains(name)
+    }
+
+    /// Leaves a function to the layer that alone reads it, where that can take it.
+    fn ahead(
+        &mut self,
+        drafts: &[Option<Draft>],
+        from: &From,
+        affine: &Affine,
+        inputs: &[ValueId],
+        output: ValueId,
+    ) -> bool {
+        let Readers::One(reader) = self.readers[output.0] else { return false };
+        let Some(Some(Draft { op: Lowered::Op(op), inputs: read, op_type, .. })) = drafts.get(reader) else {
+            return false;
+        };
+        let channels = self.values[output.0].shape[channel_axis(self.values[output.0].shape.len())];
+        let holds = op_type != "MatMul" || affine.only_scales();
+        if read[..] != [output]
+            || !holds
+            || !self.may_scale(op, affine)
+            || !layer::can_absorb_ahead(op, affine, channels)
+        {
+            return false;
+        }
+        if let Op::Conv(Conv { weight, .. }) | Op::Linear(crate::graph::Linear { weight, .. }) = op
+            && self.budget.spend(weight.data.len()).is_err()
+        {
+            return false;
+        }
+        self.rewrites.push(Rewrite { kind: "folded into the layer behind it", node: from.name.clone() });
+        self.ahead.insert(output, Ahead { affine: affine.clone(), input: inputs[0], origin: from.origin });
+        true
+    }
+
+    /// A function as an operator, or several.
+    fn alone(&mut self, from: From, affine: Affine, inputs: Vec<ValueId>, output: ValueId) -> Result<(), OnnxError> {
+        let refused = |reason: String| from.refuse(Refusal::Reason(reason));
+        let input = inputs[0];
+        let shape = self.values[input.0].shape.clone();
         let channels = shape[channel_axis(shape.len())];
-        let mut stage = |suffix: &str, shape: Vec<usize>| {
+        let (values, names) = (&mut *self.values, &mut *self.names);
+        let mut stage = |suffix: &str, shape: Vec<usize>, names: &mut Names| {
             values.push(Value { name: names.value(&format!("{}/{suffix}", values[output.0].name)), shape });
             ValueId(values.len() - 1)
         };
+        let (nodes, origins) = (&mut self.nodes, &mut self.origins);
         let mut push = |name: String, op: Op, inputs: Vec<ValueId>, output: ValueId| {
-            nodes.push(Node { name, op_type: op_type.clone(), op, inputs, output });
-            origins.push(origin.into_iter().collect());
+            nodes.push(Node { name, op_type: from.op_type.clone(), op, inputs, output });
+            origins.push(from.origin.into_iter().collect());
         };
+        let name = from.name.clone();
         if let Some((scale, shift)) = affine.uniform() {
             let (scale, shift) = (scale as f32, shift as f32);
             if !scale.is_finite() || !shift.is_finite() {
@@ -145,108 +323,28 @@ pub(super) fn fold(
             }
             push(name, Op::Map(Function::Affine { scale, shift }), inputs, output);
         } else if shape.len() == 3 {
-            push(name.clone(), Op::Conv(depthwise(affine, channels).map_err(refused)?), inputs, output);
+            push(name, Op::Conv(layer::depthwise(affine, channels).map_err(refused)?), inputs, output);
         } else if shape.len() == 1 {
             // Features become a picture of one pixel and back.
-            let conv = Op::Conv(depthwise(affine, channels).map_err(refused)?);
-            let (before, after) = (stage("pixel", vec![channels, 1, 1]), stage("scaled", vec![channels, 1, 1]));
+            let conv = Op::Conv(layer::depthwise(affine, channels).map_err(refused)?);
+            let (before, after) =
+                (stage("pixel", vec![channels, 1, 1], names), stage("scaled", vec![channels, 1, 1], names));
             push(names.node(&format!("{name}/before")), Op::Reshape, inputs, before);
             push(name.clone(), conv, vec![before], after);
             push(names.node(&format!("{name}/after")), Op::Reshape, vec![after], output);
         } else {
             let mut row = vec![1; shape.len()];
             row[shape.len() - 1] = channels;
-            let Conv { weight, bias, .. } = depthwise(affine, channels).map_err(refused)?;
-            let product = stage("scaled", shape);
-            let (scale, shift) = (stage("scale", row.clone()), stage("shift", row.clone()));
+            let Conv { weight, bias, .. } = layer::depthwise(affine, channels).map_err(refused)?;
+            let product = stage("scaled", shape, names);
+            let (scale, shift) = (stage("scale", row.clone(), names), stage("shift", row.clone(), names));
             let constant = |data| Op::Constant(Constant { dims: row.clone(), data });
             let zeros = || vec![0.0; channels].into();
             push(names.node(&format!("{name}/scale")), constant(weight.data), vec![input], scale);
             push(names.node(&format!("{name}/shift")), constant(bias.unwrap_or_else(zeros)), vec![input], shift);
             push(names.node(&format!("{name}/mul")), Op::Mul, vec![input, scale], product);
-            push(name.clone(), Op::Add, vec![product, shift], output);
+            push(name, Op::Add, vec![product, shift], output);
         }
+        Ok(())
     }
-    Ok((nodes, origins))
-}
-
-/// Folds `affine` into what writes samples of this rank, where that scales or shifts its channels too; `false` where
-/// not.
-fn fold_into(op: &mut Op, affine: &Affine, rank: usize, budget: &Budget) -> Result<bool, Refusal> {
-    let (weight, bias) = match op {
-        Op::Conv(conv) => (&mut conv.weight, &mut conv.bias),
-        Op::Linear(linear) => (&mut linear.weight, &mut linear.bias),
-        Op::Normalize(normalize) if normalize.axis == channel_axis(rank) => {
-            return Ok(into_normalize(normalize, affine));
-        }
-        _ => return Ok(false),
-    };
-    let channels = weight.dims[0];
-    if affine.scale.is_some() {
-        budget.spend(weight.data.len())?;
-        let data = Arc::make_mut(&mut weight.data);
-        let row = data.len() / channels;
-        for (channel, row) in data.chunks_exact_mut(row).enumerate() {
-            for w in row {
-                *w = (f64::from(*w) * affine.scale(channel)) as f32;
-            }
-        }
-        if data.iter().any(|w| !w.is_finite()) {
-            return Err("folded into the weights before it, it makes them infinite".into());
-        }
-    }
-    let folded = |channel: usize| {
-        let before = bias.as_ref().map_or(0.0, |bias| f64::from(bias[channel]));
-        (before * affine.scale(channel) + affine.shift.at(channel)) as f32
-    };
-    let data: Arc<[f32]> = (0..channels).map(folded).collect();
-    if data.iter().any(|b| !b.is_finite()) {
-        return Err("folded into the bias before it, it makes that infinite".into());
-    }
-    *bias = Some(data);
-    Ok(true)
-}
-
-/// Folds `affine` into the scale and shift of a normalization; `false` where it has neither and nothing tells how many
-/// there are.
-fn into_normalize(normalize: &mut Normalize, affine: &Affine) -> bool {
-    let known = |data: &Option<Arc<[f32]>>| data.as_ref().map(|data| data.len());
-    let each = |factors: &Factors| match factors {
-        Factors::Same(_) => None,
-        Factors::Each(all) => Some(all.len()),
-    };
-    let Some(channels) = known(&normalize.scale)
-        .or(known(&normalize.shift))
-        .or(affine.scale.as_ref().and_then(each))
-        .or(each(&affine.shift))
-    else {
-        return false;
-    };
-    let before = |data: &Option<Arc<[f32]>>, channel: usize, none: f64| {
-        data.as_ref().map_or(none, |data| f64::from(data[channel]))
-    };
-    let scale = (0..channels).map(|c| (before(&normalize.scale, c, 1.0) * affine.scale(c)) as f32).collect();
-    let shift = (0..channels)
-        .map(|c| (before(&normalize.shift, c, 0.0) * affine.scale(c) + affine.shift.at(c)) as f32)
-        .collect();
-    (normalize.scale, normalize.shift) = (Some(scale), Some(shift));
-    true
-}
-
-/// The scale as weights of a convolution that sees one channel and one pixel.
-fn depthwise(affine: Affine, channels: usize) -> Result<Conv, String> {
-    let narrow = |wide: &dyn Fn(usize) -> f64| {
-        let narrow: Arc<[f32]> = (0..channels).map(|channel| wide(channel) as f32).collect();
-        let finite = narrow.iter().all(|x| x.is_finite());
-        finite.then_some(narrow).ok_or_else(|| "its scale or shift is infinite".to_owned())
-    };
-    let data = narrow(&|channel| affine.scale(channel))?;
-    let bias = narrow(&|channel| affine.shift.at(channel))?;
-    Ok(Conv {
-        weight: Constant { dims: vec![channels, 1, 1, 1], data },
-        bias: Some(bias),
-        weight_name: affine.weight_name,
-        groups: channels,
-        window: Window { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pads: [0; 4] },
-    })
 }

@@ -2,7 +2,7 @@
 
 use super::{
     draft::Lowered,
-    lower::{Outcome, Step},
+    lower::{Outcome, Step, head_axes},
     site::{Form, Refusal, row_axes},
     tensor::MAX_RANK,
     view::{Axes, Factor, View, plain},
@@ -38,6 +38,20 @@ pub(super) fn arrange(view: &View, shape: &[usize], form: Form) -> Result<Outcom
             [channels, length] => (vec![channels, 1, length], row_axes()),
             _ => return Err("it has not the dimensions [batch, channels, length]".into()),
         },
+        Form::Heads(heads) => {
+            let [length, features] = sample()?[..] else {
+                return Err("it has not the dimensions [batch, length, heads times depth]".into());
+            };
+            let depth = features.checked_div(heads).filter(|depth| depth * heads == features);
+            let depth = depth.ok_or_else(|| format!("{heads} heads do not divide {features} features"))?;
+            if reshape || now != [length, heads, depth] {
+                steps.push(Step { op: Lowered::Op(Op::Reshape), shape: vec![length, heads, depth] });
+            }
+            let turned = Op::Transpose { order: vec![1, 0, 2] };
+            steps.push(Step { op: Lowered::Op(turned), shape: vec![heads, length, depth] });
+            (reshape, now) = (false, vec![heads, length, depth]);
+            (vec![1, heads, length, depth], head_axes())
+        }
         Form::Ordered | Form::Rows => {
             let mut at = 0;
             let mut next = |factor: &Factor| match factor {

@@ -48,7 +48,7 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>, reading: &Reading) -> 
     let mut proto = ModelProto::decode(bytes).map_err(OnnxError::Decode)?;
     let opset = opset(&proto)?;
     let mut file = proto.graph.take().ok_or_else(|| OnnxError::Model("the file has no graph".to_owned()))?;
-    quantized::strip(&mut file, folder)?;
+    let quantized = quantized::strip(&mut file, folder)?;
     reading.choose_output(&mut file)?;
     let (entry, fixed) = input::entry(&file, reading)?;
     let order = order::live_nodes(&file)?;
@@ -80,7 +80,7 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>, reading: &Reading) -> 
         slots,
     };
     walk.nodes(&order)?;
-    let (graph, origins, rewrites) = walk.finish()?;
+    let (graph, origins, rewrites) = walk.finish(&quantized)?;
     Ok(Model {
         graph,
         origins,
@@ -420,15 +420,16 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Folds what is to be folded, drops what nothing reads, and closes the graph.
-    fn finish(mut self) -> Result<Finished, OnnxError> {
+    /// Folds what is to be folded, but no scale into the weights of `quantized`, drops what nothing reads, and closes the graph.
+    fn finish(mut self, quantized: &HashSet<String>) -> Result<Finished, OnnxError> {
         let outputs = self.outputs()?;
         let Walk { file, budget, mut names, slots, mut values, mut drafts, mut rewrites, .. } = self;
         // The slots share the weights; with them gone, folding can change weights in place.
         drop(slots);
         prune(&mut drafts, values.len(), &outputs);
         rewrite::apply(&mut drafts, &values, &outputs, &mut rewrites);
-        let (mut nodes, origins) = affine::fold(drafts, &mut values, &outputs, &mut names, budget, &mut rewrites)?;
+        let (mut nodes, origins) =
+            affine::fold(drafts, &mut values, &outputs, quantized, &mut names, budget, &mut rewrites)?;
         let mut renamed = HashSet::new();
         for (id, output) in outputs.iter().zip(&file.output) {
             // An identity may stand between the last operator and the name that the world knows.

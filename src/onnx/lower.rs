@@ -4,6 +4,7 @@
 //! they say that they need it.
 
 mod align;
+mod attention;
 mod joins;
 mod layers;
 mod normalize;
@@ -17,6 +18,7 @@ mod selects;
 mod shapes;
 mod window;
 
+pub(super) use attention::head_axes;
 pub(super) use pairs::binary_function;
 pub(super) use pointwise::function as unary_function;
 
@@ -68,6 +70,7 @@ pub(super) fn lowering(op_type: &str) -> Option<Lowering> {
         "Add" | "Div" | "Mul" | "Sub" => pairs::arithmetic,
         "And" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Max" | "Min" | "Mod" | "Or"
         | "Pow" | "PRelu" | "Xor" => pairs::binary,
+        "Attention" => attention::attention,
         "AveragePool" => pools::average,
         "BatchNormalization" => normalize::batch,
         "Cast" => cast,

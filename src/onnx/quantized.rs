@@ -24,11 +24,13 @@ struct Integers {
     data: Vec<i32>,
 }
 
-/// Rewrites a graph without its quantization. Every node stays where it is.
-pub(super) fn strip(file: &mut GraphProto, folder: Option<&Path>) -> Result<(), OnnxError> {
+/// Rewrites a graph without its quantization. Every node stays where it is. Gives the names of the constants that are
+/// in integers in the file.
+pub(super) fn strip(file: &mut GraphProto, folder: Option<&Path>) -> Result<HashSet<String>, OnnxError> {
     let quantizes = |node: &NodeProto| matches!(node.op_type.as_str(), "QuantizeLinear" | "DequantizeLinear");
+    let mut constant_names = HashSet::new();
     if !file.node.iter().any(quantizes) {
-        return Ok(());
+        return Ok(constant_names);
     }
     let tensors: HashMap<&str, &TensorProto> = file.initializer.iter().map(|t| (t.name.as_str(), t)).collect();
     let constants = Constants { tensors, folder };
@@ -100,6 +102,7 @@ pub(super) fn strip(file: &mut GraphProto, folder: Option<&Path>) -> Result<(), 
                 let taken =
                     constants.tensors.contains_key(original) || values.contains(original) || !given.insert(original);
                 let name = if taken { output } else { original };
+                constant_names.insert(name.to_owned());
                 if name != output {
                     renamed.insert(output.to_owned(), name.to_owned());
                 }
@@ -116,7 +119,7 @@ pub(super) fn strip(file: &mut GraphProto, folder: Option<&Path>) -> Result<(), 
             input.clone_from(name);
         }
     }
-    Ok(())
+    Ok(constant_names)
 }
 
 /// The node as one that gives what it reads.

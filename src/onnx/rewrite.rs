@@ -2,6 +2,7 @@
 //! own, that looks at one draft and what feeds it.
 
 mod activations;
+mod attention;
 mod gelu;
 mod layer_norm;
 mod moves;
@@ -32,12 +33,13 @@ struct Change {
 }
 
 /// All rules, in the order in which they are tried.
-const RULES: [Rule; 7] = [
+const RULES: [Rule; 8] = [
     activations::swish,
     activations::hard_swish,
     gelu::by_erf,
     gelu::by_tanh,
     layer_norm::decomposed,
+    attention::decomposed,
     moves::join_reshapes,
     moves::channel_shuffle,
 ];

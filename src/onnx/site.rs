@@ -5,6 +5,7 @@ use std::{cell::Cell, collections::HashMap, sync::Arc};
 use super::{
     array::{Array, Int, Known, from_end},
     error::{OnnxError, TensorError},
+    lower::head_axes,
     proto::{AttributeProto, NodeProto, TensorProto, attribute_type},
     view::{Axes, Factor, View},
 };
@@ -39,6 +40,8 @@ pub(super) enum Form {
     Matrices,
     /// `[batch, channels, length]` as pictures of one row.
     Row,
+    /// `[batch, length, heads·depth]` as so many matrices, one a head.
+    Heads(usize),
 }
 
 impl<T: Into<String>> From<T> for Refusal {
@@ -178,6 +181,13 @@ impl<'a> Site<'a> {
         let hidden = (shape.len() + 1).saturating_sub(view.axes.len());
         let fits = shape.len() != 3 && axes.as_ref() == Some(&view.axes) && shape[..hidden].iter().all(|&dim| dim == 1);
         if fits { Ok((view, shape)) } else { Err(Refusal::Rearrange(index, Form::Matrices)) }
+    }
+
+    /// Input `index`, `[batch, length, heads·depth]`, as `[1, heads, length, depth]`, which lies as [`head_axes`] say.
+    pub(super) fn heads(&self, index: usize, heads: usize) -> Result<(&View, &'a [usize]), Refusal> {
+        let (view, shape) = self.view(index)?;
+        let fits = matches!(*shape, [1, found, ..] if found == heads) && view.axes == head_axes();
+        if fits { Ok((view, shape)) } else { Err(Refusal::Rearrange(index, Form::Heads(heads))) }
     }
 
     /// The dimensions of input `index`, constant or not.

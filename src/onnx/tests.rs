@@ -1,6 +1,7 @@
 //! Whole models, built from messages, through the importer.
 
 mod build;
+mod channels;
 mod errors;
 mod external;
 mod folding;

@@ -7,7 +7,7 @@
 The cases are those of `onnx.backend.test`: a model of one operator (or of the operators that define it), inputs and
 expected outputs. qtuned reads models with one input, whose first dimension is the batch: the case's first input is
 the network's, all others are made constants of the model; where the first two have one shape, both are stacked in one
-input and taken apart in the model. A case passes when every output is within the tolerance that the ONNX project sets for it.
+input and taken apart in the model; queries, keys and values of attention are stacked as one row. A case passes when every output is within the tolerance that the ONNX project sets for it.
 
 `--golden` writes `cases.json.gz`: small models that pass, with their inputs and expected outputs, which `cargo test`
 runs without Python.
@@ -71,6 +71,28 @@ def with_constants(case, inputs, computed):
     return model
 
 
+def stacked_rows(case, inputs):
+    """The model with its first three inputs as one row of numbers for each sample."""
+    names = list(inputs)[:3]
+    model = with_constants(case, inputs, set(names))
+    kind = model.graph.input[0].type.tensor_type.elem_type
+    rows = [inputs[name].reshape(len(inputs[name]), -1) for name in names]
+    row = np.concatenate(rows, axis=1)
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("all", kind, list(row.shape)))
+    constant = lambda name, numbers: model.graph.initializer.append(numpy_helper.from_array(np.int64(numbers), name))
+    constant("columns", [1])
+    ends = np.cumsum([part.shape[1] for part in rows])
+    for index, (name, end, part) in enumerate(zip(names, ends, rows)):
+        constant(f"start {index}", [end - part.shape[1]])
+        constant(f"end {index}", [end])
+        constant(f"shape {index}", [0, *inputs[name].shape[1:]])
+        slices = ["all", f"start {index}", f"end {index}", "columns"]
+        model.graph.node.insert(2 * index, helper.make_node("Slice", slices, [f"row {index}"]))
+        model.graph.node.insert(2 * index + 1, helper.make_node("Reshape", [f"row {index}", f"shape {index}"], [name]))
+    return model, "all", row
+
+
 def variants(case, inputs):
     """Models with one input each, and what to give them."""
     if not inputs:
@@ -80,6 +102,9 @@ def variants(case, inputs):
         raise Unsupported("the input has no dimension but the batch")
     if inputs[first].size == 0:
         raise Unsupported("an input is empty")
+    if [node.op_type for node in case.model.graph.node] == ["Attention"]:
+        yield stacked_rows(case, inputs)
+        return
     alike = others and inputs[others[0]].shape == inputs[first].shape and inputs[others[0]].dtype == inputs[first].dtype
     if not alike:
         yield with_constants(case, inputs, {first}), first, inputs[first]

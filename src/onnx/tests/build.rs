@@ -1,9 +1,14 @@
 //! Builds small models.
 
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
 use prost::Message;
 
 use crate::{
-    graph::{Graph, Node},
+    engine::{Engine, input_tensor},
+    graph::{Graph, Groups, Node},
+    kernels::Kernels,
     onnx::{import, proto::*},
 };
 
@@ -126,6 +131,22 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 /// Shape of the first output.
 pub(super) fn shape(graph: &Graph) -> Vec<usize> {
     graph.value(graph.outputs[0]).shape.clone()
+}
+
+/// What the first output is on made-up numbers.
+pub(super) fn computed(graph: Graph) -> Vec<f32> {
+    let shape = graph.value(graph.input).shape.clone();
+    let numbers: Vec<f32> =
+        (0..2 * shape.iter().product::<usize>()).map(|i| ((i * 37) % 101) as f32 / 32.0 - 1.5).collect();
+    let x = match *shape {
+        [c, h, w] => input_tensor(numbers, 2, [h, w, c]).unwrap(),
+        _ => Tensor::from_vec(numbers, std::iter::once(2).chain(shape).collect::<Vec<_>>(), &Device::Cpu).unwrap(),
+    };
+    let groups = Arc::new(Groups::of(&graph));
+    let engine = Engine::new(Arc::new(graph), groups, Kernels::detect().unwrap());
+    let plan = engine.fp32_plan();
+    let y = plan.run(&x, false).unwrap().remove(0);
+    y.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Operators in order.

@@ -149,3 +149,61 @@ fn every_kind_of_rewrite_is_told_with_its_node() {
         assert!(found.contains(&wanted), "{wanted:?} in {found:?}");
     }
 }
+
+/// Two heads of attention over 5 places of 6 features each, whose scores are scaled in the middle, or before, and shifted
+/// or not.
+fn attention(middle: bool, shifted: bool) -> Build {
+    let base = one(one(Build::new(18, &[5, 12]), "root", 0.6), "whole", 0.36).ints("heads", &[4], &[0, 5, 2, 6]);
+    let projected = ["q", "k", "v"].iter().fold(base, |build, &to| {
+        let names = ["w", "l", "r"].map(|name| format!("{to}{name}"));
+        let [w, l, r] = names.each_ref().map(String::as_str);
+        let perm: &[i64] = if to == "k" { &[0, 2, 3, 1] } else { &[0, 2, 1, 3] };
+        let weight: Vec<f32> =
+            (0..144).map(|i| ((i * 31 + w.len() + usize::from(to == "q")) % 23) as f32 / 40.0 - 0.3).collect();
+        let build = build.floats(w, &[12, 12], &weight).node("MatMul", &["x", w], l, &[]);
+        build.node("Reshape", &[l, "heads"], r, &[]).node("Transpose", &[r], to, &[int_list("perm", perm)])
+    });
+    let scores = match middle {
+        true => projected.node("MatMul", &["q", "k"], "s", &[]).node("Mul", &["s", "whole"], "m", &[]),
+        false => {
+            let scaled = projected.node("Mul", &["q", "root"], "a", &[]).node("Mul", &["k", "root"], "b", &[]);
+            scaled.node("MatMul", &["a", "b"], "m", &[])
+        }
+    };
+    let scores = if shifted { scores.node("Add", &["m", "root"], "t", &[]) } else { scores };
+    scores.node("Softmax", &[if shifted { "t" } else { "m" }], "p", &[int("axis", -1)]).named(
+        "n",
+        "MatMul",
+        &["p", "v"],
+        "y",
+        &[],
+    )
+}
+
+#[test]
+fn attention_from_its_parts() {
+    for middle in [true, false] {
+        let graph = attention(middle, false).import();
+        let scales = graph.nodes.iter().filter_map(|node| match node.op {
+            Op::Attention { scale, .. } => Some(scale),
+            _ => None,
+        });
+        // Numbers before queries and keys are in the weights that these come from.
+        assert_eq!(scales.collect::<Vec<_>>(), [if middle { 0.36 } else { 1.0 }]);
+        let apart = |graph: &Graph| {
+            graph.nodes.iter().any(|node| matches!(node.op, Op::MatMul | Op::Softmax { .. } | Op::Map(_)))
+        };
+        assert!(!apart(&graph), "{:?}", op_types(&graph));
+        // A number added to all scores changes nothing, and leaves the parts what they are.
+        let parts = attention(middle, true).import();
+        assert!(apart(&parts));
+        let (whole, parts) = (computed(graph), computed(parts));
+        assert!(whole.iter().zip(&parts).all(|(x, y)| (x - y).abs() < 1e-5) && whole.len() == 2 * 60);
+    }
+    // Scores with a mask are left as they are.
+    let masked = Build::new(18, &[4, 5, 6]).weight("mask", &[1, 1, 5, 5]).ints("turn", &[4], &[0, 4, 6, 5]);
+    let masked = masked.node("Transpose", &["x"], "k", &[int_list("perm", &[0, 1, 3, 2])]);
+    let masked = masked.node("MatMul", &["x", "k"], "s", &[]).node("Add", &["s", "mask"], "m", &[]);
+    let masked = masked.node("Softmax", &["m"], "p", &[int("axis", -1)]).node("MatMul", &["p", "x"], "y", &[]).import();
+    assert!(masked.nodes.iter().any(|node| matches!(node.op, Op::Softmax { .. })));
+}
