@@ -215,7 +215,7 @@ impl Opened {
     pub(super) fn qconfigs_of(&self, Candidate { repairs, fp32 }: &Candidate) -> Vec<Option<QConfig>> {
         let mut qconfigs = self.qconfigs.clone();
         for qconfig in qconfigs.iter_mut().flatten() {
-            *qconfig = repairs.iter().fold(*qconfig, |qconfig, repair| repair.apply(qconfig));
+            *qconfig = qconfig.repaired(repairs);
         }
         fp32.iter().for_each(|id| qconfigs[id.0] = None);
         qconfigs

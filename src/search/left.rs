@@ -1,6 +1,6 @@
 //! How long a search is likely to go on, from the trials so far.
 
-use super::{Findings, History, Search, StrategyKind, Trial, Until};
+use super::{Findings, Search, StrategyKind, Trial, Until};
 
 impl Search {
     /// Seconds of measuring trials until one is within the budget, if each further group in fp32 wins as much as those so far
@@ -8,16 +8,7 @@ impl Search {
     /// once a trial is enough. Rankings between trials are not counted.
     pub fn seconds_left(&self, findings: &Findings) -> Option<f64> {
         let trials = &findings.trials;
-        let (baseline, last) = (trials.first()?, trials.last()?);
-        let mut history = History {
-            ranking: &self.ranking,
-            budget: &self.budget,
-            baseline,
-            findings,
-            repairs: &[],
-            until: self.limits.until,
-        };
-        history.repairs = history.best_repairs();
+        let (history, last) = (self.history(findings)?, trials.last()?);
         let start = history.find(&[])?;
         let in_fp32 = last.fp32_groups.len();
         if history.is_enough() || in_fp32 == 0 || last.int8_groups == 0 {
