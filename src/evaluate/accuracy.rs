@@ -181,7 +181,8 @@ pub fn evaluate(
         Ok((correct, margin))
     };
     let ahead = LOOK * rayon::current_num_threads().div_ceil(LOOK);
-    // Where nothing ends it early there is no reason to wait for the slowest so often; a sample that cannot be read does.
+    // Without looks in between there is no need to wait for the slowest so often. Not all at once: a sample that cannot be
+    // read is told at the end of a step.
     let step = if enough.is_some() { ahead } else { 16 * ahead };
     let (mut correct, mut margins) = (Vec::with_capacity(samples.len()), Vec::with_capacity(samples.len()));
     'all: for first in (0..samples.len()).step_by(step) {
