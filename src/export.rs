@@ -9,8 +9,9 @@
 //! * Layers in fp32 that read integers have a DequantizeLinear of their own, with a scale for each channel, all the same:
 //!   ONNX Runtime would quantize their weights otherwise.
 //! * Weights of int8 groups are s8 and biases s32, each behind a DequantizeLinear.
-//! * What the importer folds into an int8 `Conv` or `Gemm` is folded in the file too: BatchNormalization, additions of
-//!   constants, and the factors `alpha` and `beta`.
+//! * What the importer folds into an int8 `Conv`, `Gemm` or `MatMul` is folded in the file too: BatchNormalization, sums
+//!   and products with constants, also those apart from it, and the factors `alpha` and `beta`. Of what is folded into a
+//!   `MatMul`, the first node becomes the addition of its bias.
 //! * An operator set that is too old for all this becomes 13. The nodes rewritten for that are those of
 //!   `export/opset.rs`; a file with others is refused.
 //! * What only the changed nodes read is left out.

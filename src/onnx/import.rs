@@ -25,7 +25,7 @@ use super::{
     reading::Reading,
     rewrite::{self, Rewrite},
     site::{Budget, Form, Input, Refusal, Site, Slot},
-    tensor,
+    strided, tensor,
     view::{Axes, View, plain},
 };
 use crate::graph::{Constant, Graph, Node, Op, Value, ValueId};
@@ -49,6 +49,7 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>, reading: &Reading) -> 
     let opset = opset(&proto)?;
     let mut file = proto.graph.take().ok_or_else(|| OnnxError::Model("the file has no graph".to_owned()))?;
     let quantized = quantized::strip(&mut file, folder)?;
+    strided::simplify(&mut file);
     reading.choose_output(&mut file)?;
     let (entry, fixed) = input::entry(&file, reading)?;
     let order = order::live_nodes(&file)?;
