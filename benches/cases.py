@@ -109,4 +109,5 @@ def main():
         pathlib.Path(args.out).write_text(json.dumps(results, indent=1))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ def _read(path):
 def torch_qconfig_mapping(path):
     """`torch.ao.quantization.QConfigMapping` of `--format torch`.
 
-    PyTorch has no observers `percentile`, `mse` and `entropy`; its `HistogramObserver` stands in for them.
+    PyTorch has no observers `percentile`, `mse`, `entropy` and `auto`; its `HistogramObserver` stands in for them.
     """
     import warnings
 

@@ -349,7 +349,7 @@ impl BudgetSpec {
         match self.metric {
             Metric::Sqnr => Budget::MinDb(self.min_db.unwrap_or(f64::INFINITY)),
             Metric::Top1 | Metric::Top5 | Metric::Agreement => {
-                Budget::Drop { max_drop: self.max_drop.unwrap_or(0.0), relative: self.drop }
+                Budget::Drop { max_drop: self.max_drop.unwrap_or(0.0), kind: self.drop }
             }
         }
     }

@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_fastest_within_the_budget_is_chosen() {
-        let budget = Budget::Drop { max_drop: 0.05, relative: DropKind::Absolute };
+        let budget = Budget::Drop { max_drop: 0.05, kind: DropKind::Absolute };
         let trials = [trial(90, 100), trial(80, 50), trial(86, 70), trial(90, 60)];
         assert_eq!(choose(&trials, &budget), Some(3));
         assert_eq!(choose(&trials[..2], &budget), Some(0));
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn among_those_that_are_not_surely_slower_the_smallest_is_chosen() {
-        let budget = Budget::Drop { max_drop: 0.05, relative: DropKind::Absolute };
+        let budget = Budget::Drop { max_drop: 0.05, kind: DropKind::Absolute };
         let with = |ns: &[u64], bytes| {
             let mut trial = trial(90, 1);
             trial.latency.as_mut().unwrap().candidate_ns = ns.to_vec();
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn finalists_are_ever_safer_and_ever_slower() {
-        let budget = Budget::Drop { max_drop: 0.05, relative: DropKind::Absolute };
+        let budget = Budget::Drop { max_drop: 0.05, kind: DropKind::Absolute };
         let trials = [trial(90, 100), trial(85, 50), trial(85, 60), trial(80, 10), trial(87, 80), trial(89, 90)];
         assert_eq!(finalists(&trials, &budget), [1, 4, 5]);
         let more = [&trials[..], &[trial(86, 70)]].concat();

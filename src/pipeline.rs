@@ -127,6 +127,8 @@ pub trait Progress: Sync {
     fn sensitivities(&self, groups: &[GroupFacts]);
     /// A trial is recorded.
     fn trial(&self, number: usize, trial: &Trial, facts: &TrialFacts);
+    /// How long the search is likely to go on, in seconds ([`Search::seconds_left`](crate::search::Search::seconds_left)).
+    fn left(&self, seconds: Option<f64>);
 }
 
 /// Stages of a run.

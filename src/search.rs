@@ -9,6 +9,7 @@ mod budget;
 mod chain;
 mod history;
 mod latency_aware;
+mod left;
 mod refine;
 mod strategy;
 #[cfg(test)]
@@ -224,21 +225,20 @@ impl StrategyKind {
 }
 
 impl Search {
+    /// The trials as strategies look at them, from the best repairs so far; `None` before fp32 is measured.
+    fn history<'a>(&'a self, findings: &'a Findings) -> Option<History<'a>> {
+        let (ranking, budget, until) = (&self.ranking[..], &self.budget, self.limits.until);
+        let history = History { ranking, budget, baseline: findings.trials.first()?, findings, repairs: &[], until };
+        Some(History { repairs: history.best_repairs(), ..history })
+    }
+
     /// The next step after these findings.
     pub fn propose(&self, findings: &Findings) -> Proposal {
         let trials = &findings.trials;
-        let Some(baseline) = trials.first() else {
+        let Some(mut history) = self.history(findings) else {
             let mut fp32 = self.ranking.clone();
             fp32.sort_unstable();
             return Proposal::Measure(Candidate { repairs: Vec::new(), fp32 });
-        };
-        let mut history = History {
-            ranking: &self.ranking,
-            budget: &self.budget,
-            baseline,
-            findings,
-            repairs: &[],
-            until: self.limits.until,
         };
         let enough = history.is_enough();
         let mut repairs = (0..=self.repairs.len()).map(|count| &self.repairs[..count]);
@@ -249,7 +249,6 @@ impl Search {
                 Some(Step::Measure(Vec::new()))
             }
             None => {
-                history.repairs = history.best_repairs();
                 let refined = || if enough && self.refine { refine::Refine.next(&history) } else { None };
                 self.strategy.strategy().next(&history).or_else(refined)
             }

@@ -15,7 +15,7 @@ use qtuned::{
 };
 
 /// The enums of errors that models, data and jobs can raise, and where they are.
-const ENUMS: [(&str, &str); 10] = [
+const ENUMS: [(&str, &str); 13] = [
     ("src/job/load.rs", "JobError"),
     ("src/quant/mapping.rs", "MappingError"),
     ("src/quant/qconfig.rs", "QConfigError"),
@@ -26,6 +26,9 @@ const ENUMS: [(&str, &str); 10] = [
     ("src/ptq.rs", "CalibrationError"),
     ("src/sensitivity.rs", "SensitivityError"),
     ("src/evaluate/accuracy.rs", "EvaluateError"),
+    ("src/ptq.rs", "RestoreError"),
+    ("src/export.rs", "ExportError"),
+    ("src/verify.rs", "VerifyError"),
 ];
 
 /// A folder with `m.onnx`, `job.yaml` and pictures that fit together, and what raises an error there.
@@ -182,6 +185,27 @@ const RAISED: &[(&str, Raise)] = &[
         b.dark(".");
         b.run(&[])
     }),
+    ("RestoreError::Mapping", |b| b.restored("mapping:\n", "mapping:\n  module_name: {make_y_z: null}\n")),
+    ("RestoreError::Group", |b| b.restored("id: make_y_c", "id: make_y_z")),
+    ("RestoreError::Parameters", |b| b.restored("scale: ", "scale: -")),
+    ("ExportError::Node", |b| {
+        // Two nodes of the file that are one operator of the engine, and quantized as one.
+        let build = Build::new(&[picture_input()], &["y"]).classifier("x", 3, "means");
+        let build = build.node("Sigmoid", &["means"], "s", &[]).node("Mul", &["s", "means"], "y", &[]);
+        build.write(b.path().join("m.onnx"));
+        b.exported()
+    }),
+    ("ExportError::Opset", |b| {
+        let mut build =
+            Build::new(&[picture_input()], &["y"]).classifier("x", 3, "means").node("Erf", &["means"], "y", &[]);
+        build.model.opset_import[0].version = 11;
+        build.write(b.path().join("m.onnx"));
+        b.exported()
+    }),
+    ("VerifyError::OnnxRuntime", |b| {
+        b.chosen();
+        b.refused(&["verify", "a", "--engine", "onnxruntime", "--library", "nowhere.so"])
+    }),
     ("EvaluateError::NotFinite", |b| {
         quotient().write(b.path().join("m.onnx"));
         b.apart();
@@ -205,6 +229,9 @@ trait Scene {
     fn labels(&self, label: fn(u32) -> u32);
     fn apart(&self);
     fn dark(&self, folder: &str);
+    fn chosen(&self) -> String;
+    fn restored(&self, from: &str, to: &str) -> String;
+    fn exported(&self) -> String;
 }
 
 impl Scene for Bench {
@@ -264,6 +291,27 @@ impl Scene for Bench {
             picture.save(self.path().join(format!("calibrate/{index}.png"))).unwrap();
         }
         self.write("calibrate/labels.csv", "file,label\n0.png,0\n1.png,0\n2.png,0\n3.png,0\n");
+    }
+
+    /// A job that chooses all-int8, and its qconfig.
+    fn chosen(&self) -> String {
+        let sets = ["budget.max_drop=0.99", "search.max_trials=2", "data.split={calibrate: 4, search: 16, certify: 4}"];
+        let done = self.qtuned(&[&["run", "job.yaml"], &sets.map(|set| ["--set", set]).concat()[..]].concat());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        fs::read_to_string(self.path().join("qtuned-out/a/best.qconfig.yaml")).unwrap()
+    }
+
+    /// What reading a qconfig file says in which something is changed.
+    fn restored(&self, from: &str, to: &str) -> String {
+        let written = self.chosen();
+        assert!(written.contains(from), "{written}");
+        self.write("q.yaml", &written.replacen(from, to, 1));
+        self.refused(&["export", "m.onnx", "q.yaml", "--format", "onnx", "-o", "out.onnx"])
+    }
+
+    fn exported(&self) -> String {
+        self.chosen();
+        self.refused(&["export", "a", "--format", "onnx", "-o", "out.onnx"])
     }
 
     fn dark(&self, folder: &str) {

@@ -95,6 +95,15 @@ pub(super) fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// How long a search is likely to go on, to be set behind other text.
+pub(super) fn left(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!(", about {seconds} s left"),
+        120..7200 => format!(", about {} min left", (seconds + 30) / 60),
+        _ => format!(", about {} h left", (seconds + 1800) / 3600),
+    }
+}
+
 /// A text without control characters, which would act on the terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()

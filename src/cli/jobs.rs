@@ -68,5 +68,8 @@ pub(super) fn doing(progress: &JobProgress) -> String {
     if let Some(total) = progress.total.filter(|total| *total > 0) {
         text.push_str(&format!(" {} %", progress.done * 100 / total));
     }
+    if let Some(seconds) = progress.seconds_left {
+        text.push_str(&format::left(seconds));
+    }
     text
 }

@@ -1,6 +1,9 @@
 //! What a run shows while it goes on, on stderr; the sensitivities on stdout.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{Mutex, PoisonError},
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -27,13 +30,15 @@ pub(super) struct Terminal {
     rank_by: RankBy,
     /// Whether stdout is kept for JSON.
     json: bool,
+    /// How long the search is likely to go on, in seconds.
+    left: Mutex<Option<f64>>,
 }
 
 impl Terminal {
     pub(super) fn new(metric: Metric, rank_by: RankBy, json: bool) -> Terminal {
         let live = io::stderr().is_terminal();
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        Terminal { bar, live, metric, rank_by, json }
+        Terminal { bar, live, metric, rank_by, json, left: Mutex::default() }
     }
 
     /// A line above the bar.
@@ -71,7 +76,11 @@ fn describe(stage: &Stage) -> String {
 
 impl Progress for Terminal {
     fn stage(&self, stage: Stage, total: Option<u64>) {
-        let message = describe(&stage);
+        let mut message = describe(&stage);
+        let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Stage::Evaluate { .. }, Some(seconds)) = (&stage, left) {
+            message.push_str(&format::left(seconds.round() as u64));
+        }
         if !self.live {
             return self.line(&message);
         }
@@ -115,5 +124,9 @@ impl Progress for Terminal {
             }
             _ => format!("trial {number}: {fp32}, score {score}, median {median}, speed-up {speed_up}"),
         });
+    }
+
+    fn left(&self, seconds: Option<f64>) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = seconds;
     }
 }

@@ -50,8 +50,8 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
         }));
     }
     let budget = match spec.budget.budget() {
-        Budget::Drop { max_drop, relative } => {
-            let of = match relative {
+        Budget::Drop { max_drop, kind } => {
+            let of = match kind {
                 DropKind::Absolute => "of all samples",
                 DropKind::Relative => "of the samples that fp32 gets right",
             };

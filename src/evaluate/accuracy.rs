@@ -125,7 +125,8 @@ pub fn largest(y: &[f32]) -> Option<usize> {
 }
 
 /// After how many samples an evaluation looks whether it may end. Fixed, so that where one ends does not depend on the
-/// number of threads.
+/// number of threads. With more threads than that the next samples are run at once, and forgotten where it ends before them:
+/// cores that have nothing else to do may guess that it goes on.
 const LOOK: usize = 64;
 
 /// Says, of the samples seen so far in order and whether each was right, whether more of them are of no use.
@@ -179,17 +180,24 @@ pub fn evaluate(
         progress(done.fetch_add(1, Ordering::Relaxed) + 1, Some(right));
         Ok((correct, margin))
     };
-    let step = if enough.is_some() { LOOK } else { samples.len().max(1) };
+    let ahead = LOOK * rayon::current_num_threads().div_ceil(LOOK);
+    // Without looks in between there is no need to wait for the slowest so often. Not all at once: a sample that cannot be
+    // read is told at the end of a step.
+    let step = if enough.is_some() { ahead } else { 16 * ahead };
     let (mut correct, mut margins) = (Vec::with_capacity(samples.len()), Vec::with_capacity(samples.len()));
-    for first in (0..samples.len()).step_by(step) {
+    'all: for first in (0..samples.len()).step_by(step) {
         let part = first..samples.len().min(first + step);
-        let seen: Vec<_> = part.into_par_iter().map(measure).collect::<Result<_, _>>()?;
-        seen.into_iter().for_each(|(right, margin)| {
-            correct.push(right);
-            margins.push(margin);
-        });
-        if enough.is_some_and(|enough| enough(&correct)) {
-            break;
+        let mut seen: Vec<_> = part.into_par_iter().map(measure).collect();
+        while !seen.is_empty() {
+            for one in seen.drain(..LOOK.min(seen.len())) {
+                // What goes wrong beyond the end is not looked at either.
+                let (right, margin) = one?;
+                correct.push(right);
+                margins.push(margin);
+            }
+            if enough.is_some_and(|enough| enough(&correct)) {
+                break 'all;
+            }
         }
     }
     let (right, total) = (correct.iter().filter(|right| **right).count() as u64, correct.len() as u64);
@@ -199,7 +207,10 @@ pub fn evaluate(
 
 #[cfg(test)]
 mod tests {
-    use super::{Metric, largest, rank};
+    use std::path::Path;
+
+    use super::*;
+    use crate::{engine::input_tensor, kernels::Kernels, onnx, ptq};
 
     #[test]
     fn a_margin_is_the_way_to_another_answer() {
@@ -213,6 +224,42 @@ mod tests {
         assert_eq!(Metric::Top5.answer(&[1.0, 2.0], 0, &[]), Some((true, f32::INFINITY)));
         assert_eq!(Metric::Agreement.answer(&y, 9, &[0.0, 7.0, 7.0]), Some((false, 0.5)));
         assert_eq!((Metric::Top1.answer(&y, 7, &[]), Metric::Sqnr.answer(&y, 0, &y)), (None, None));
+    }
+
+    /// Pictures without meaning, and a hundredth that cannot be read.
+    struct Pictures;
+
+    impl Samples for Pictures {
+        fn len(&self) -> usize {
+            200
+        }
+
+        fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError> {
+            let pixels = (0..28 * 28).map(|i| ((i * 31 + index * 97) % 256) as f32 / 128.0 - 1.0).collect();
+            if index == 99 { Err("broken".into()) } else { Ok((input_tensor(pixels, 1, [28, 28, 1])?, 3)) }
+        }
+
+        fn name(&self, index: usize) -> String {
+            index.to_string()
+        }
+    }
+
+    #[test]
+    fn threads_that_run_ahead_change_nothing() {
+        let model = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/datasets/fashion-mnist/model.onnx"));
+        let prepared = ptq::prepare(onnx::load(model).unwrap().graph, Kernels::detect().unwrap());
+        let plan = prepared.engine().fp32_plan();
+        let measure = |threads: usize, enough: &Enough<'_>| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let cancel = Cancel::default();
+            pool.install(|| evaluate(&plan, &Pictures, Metric::Top5, None, Some(enough), &cancel, &|_, _| ()))
+        };
+        let [(one, margins), (many, many_margins)] = [1, 130].map(|threads| measure(threads, &|_| true).unwrap());
+        assert_eq!((one.correct.len(), margins.len()), (64, 64));
+        assert_eq!((one.score, one.correct, margins), (many.score, many.correct, many_margins));
+        for threads in [1, 130] {
+            assert!(matches!(measure(threads, &|_| false), Err(EvaluateError::Sample(_))));
+        }
     }
 
     #[test]

@@ -49,9 +49,9 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>, reading: &Reading) -> 
     let opset = opset(&proto)?;
     let mut file = proto.graph.take().ok_or_else(|| OnnxError::Model("the file has no graph".to_owned()))?;
     let quantized = quantized::strip(&mut file, folder)?;
-    strided::simplify(&mut file);
     reading.choose_output(&mut file)?;
     let (entry, fixed) = input::entry(&file, reading)?;
+    strided::simplify(&mut file, &entry.name, &Budget::for_bytes(bytes.len() as u64));
     let order = order::live_nodes(&file)?;
     let mut external = External::new(folder, Sha256::new_with_prefix(bytes));
     let mut slots = constants(&mut file, &order, &mut external)?;

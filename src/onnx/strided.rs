@@ -1,35 +1,40 @@
 //! What PyTorch's newer exporter writes for `as_strided` of a tensor as it lies in memory: a Gather of all its elements
 //! in their order, whose indices depend on the batch. It is a reshape.
 
-use std::{cell::Cell, collections::HashMap};
+use std::collections::{HashMap, HashSet};
 
-use super::proto::{GraphProto, NodeProto, TensorProto, data_type};
+use sha2::{Digest, Sha256};
 
-/// Numbers of constants that may be read, whatever a file repeats.
-const NUMBERS: usize = 1 << 24;
+use super::{
+    array::{Array, Known, broadcast, count},
+    external::External,
+    proto::{GraphProto, NodeProto, TensorProto, data_type},
+    site::Budget,
+    tensor::{self, MAX_RANK},
+};
 
-/// Makes such a Gather a Reshape of what it reads. Every node stays where it is.
-pub(super) fn simplify(file: &mut GraphProto) {
-    let mut changes = Vec::new();
-    {
-        let graph = Strided {
-            constants: file.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect(),
-            producers: (file.node.iter().flat_map(|node| node.output.first().map(|name| (name.as_str(), node))))
-                .collect(),
-            inputs: file.input.iter().map(|input| input.name.as_str()).collect(),
-            left: Cell::new(NUMBERS),
-        };
-        for (at, node) in file.node.iter().enumerate().filter(|(_, node)| node.op_type == "Gather") {
-            if let Some((input, shape)) = graph.reshape(node) {
-                changes.push((at, input.to_owned(), shape));
-            }
+/// Makes such a Gather a Reshape of what it reads, where the batch is that of the input named `entry`. Every node stays
+/// where it is.
+pub(super) fn simplify(file: &mut GraphProto, entry: &str, budget: &Budget) {
+    let graph = Strided {
+        constants: file.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect(),
+        producers: file.node.iter().filter_map(|node| Some((node.output.first()?.as_str(), node))).collect(),
+        entry,
+        budget,
+    };
+    let change = |(at, node)| Some((at, graph.reshape(node)?));
+    let changes: Vec<(usize, Reshape)> = file.node.iter().enumerate().filter_map(change).collect();
+    let values = file.node.iter().flat_map(|node| &node.output).chain(file.input.iter().map(|input| &input.name));
+    let mut taken: HashSet<String> =
+        values.chain(file.initializer.iter().map(|tensor| &tensor.name)).cloned().collect();
+    for (at, Reshape { data, shape }) in changes {
+        let mut name = format!("{data}/strided");
+        while !taken.insert(name.clone()) {
+            name.push('_');
         }
-    }
-    for (at, input, shape) in changes {
         let node = &mut file.node[at];
-        let name = format!("{}/shape", node.output[0]);
         node.op_type = "Reshape".to_owned();
-        node.input = vec![input, name.clone()];
+        node.input = vec![data, name.clone()];
         node.attribute.clear();
         file.initializer.push(TensorProto {
             name,
@@ -41,103 +46,112 @@ pub(super) fn simplify(file: &mut GraphProto) {
     }
 }
 
+/// What a Gather is a reshape of, and to which shape.
+struct Reshape {
+    data: String,
+    shape: Vec<i64>,
+}
+
+/// One number a sample: `factor` times its place in the batch, in a tensor of so many axes, of which the first is the
+/// batch.
+struct PerSample {
+    factor: i64,
+    rank: usize,
+}
+
+/// Whether a node is this operator of ONNX.
+fn is(node: &NodeProto, op_type: &str) -> bool {
+    node.op_type == op_type && node.domain.is_empty()
+}
+
 /// A file's nodes and constants by name.
 struct Strided<'a> {
     constants: HashMap<&'a str, &'a TensorProto>,
     producers: HashMap<&'a str, &'a NodeProto>,
-    inputs: Vec<&'a str>,
-    /// How many numbers may still be read.
-    left: Cell<usize>,
+    entry: &'a str,
+    budget: &'a Budget,
 }
 
 impl<'a> Strided<'a> {
-    /// What a Gather is a reshape of, and to which shape.
-    fn reshape(&self, node: &'a NodeProto) -> Option<(&'a str, Vec<i64>)> {
-        let axis = node.attribute.iter().find(|attribute| attribute.name == "axis").map_or(0, |attribute| attribute.i);
-        let [data, indices] = &node.input[..] else { return None };
-        let flat = self.written(data, "Reshape").filter(|_| axis == 0)?;
-        if self.ints(flat.input.get(1)?)?.1 != [-1] {
+    /// `Gather(Reshape(data, [-1]), indices)` where the indices of a sample are all those of its elements.
+    fn reshape(&self, gather: &NodeProto) -> Option<Reshape> {
+        let [flat, indices] = &gather.input[..] else { return None };
+        let first_axis = gather.attribute.iter().all(|axis| axis.i == 0);
+        let flat = self.written(flat, "Reshape").filter(|_| is(gather, "Gather") && first_axis)?;
+        if self.ints(flat.input.get(1)?)?.data[..] != [-1] {
             return None;
         }
-        // A sum of constants and of one number a sample.
-        let (mut open, mut sum, mut stride) = (vec![indices.as_str()], Vec::new(), None);
-        let mut dims: Vec<i64> = Vec::new();
+        let (PerSample { factor: elements, rank }, within) = self.sum(indices)?;
+        let mut shape: Vec<i64> = within.dims.iter().map(|&dim| dim as i64).collect();
+        shape.splice(0..0, vec![1; rank.checked_sub(shape.len())?]);
+        let whole = elements > 0 && shape[0] == 1 && within.data.iter().copied().eq(0..elements);
+        // The batch, as it is in what was made flat.
+        shape[0] = 0;
+        whole.then_some(Reshape { data: flat.input.first()?.clone(), shape })
+    }
+
+    /// A sum of constants, which broadcast, and of one number a sample.
+    fn sum(&self, name: &str) -> Option<(PerSample, Array<i64>)> {
+        let (mut per_sample, mut total) = (None, Array::scalar(0i64));
+        let mut open = vec![name];
+        // Exporters add two or three; a file may have a sum of itself.
         for _ in 0..16 {
             let Some(name) = open.pop() else { break };
             if let Some(add) = self.written(name, "Add") {
                 open.extend(add.input.iter().map(String::as_str));
-            } else if let Some((shape, numbers)) = self.ints(name) {
-                sum.push(numbers);
-                dims = if shape.len() > dims.len() || shape.iter().product::<i64>() > dims.iter().product() {
-                    shape
-                } else {
-                    dims
-                };
-            } else if stride.replace(self.per_sample(name)?).is_some() {
+            } else if let Some(numbers) = self.ints(name) {
+                self.budget.spend(count(&broadcast(&total.dims, &numbers.dims)?)?).ok()?;
+                total = total.zipped(&numbers, i64::checked_add)?;
+            } else if per_sample.replace(self.per_sample(name)?).is_some() {
                 return None;
             }
         }
-        let (stride, rank) = stride.filter(|_| open.is_empty())?;
-        let (&first, rest) = dims.split_first()?;
-        let whole = first == 1 && dims.len() == rank && rest.iter().product::<i64>() == stride;
-        let at = |numbers: &Vec<i64>, i: usize| match numbers[..] {
-            [one] => Some(one),
-            _ => numbers.get(i).copied().filter(|_| numbers.len() as i64 == stride),
-        };
-        let in_order = (0..usize::try_from(stride).ok()?.min(NUMBERS))
-            .all(|i| sum.iter().try_fold(0i64, |total, numbers| total.checked_add(at(numbers, i)?)) == Some(i as i64));
-        // 0 is the batch, as it is in what was made flat.
-        let shape = std::iter::once(0).chain(rest.iter().copied()).collect();
-        (whole && in_order && stride < NUMBERS as i64).then_some((flat.input.first()?.as_str(), shape))
+        Some((per_sample.filter(|_| open.is_empty())?, total))
     }
 
-    /// The factor and rank of `Unsqueeze(Range(0, batch, 1) · factor)`.
-    fn per_sample(&self, name: &str) -> Option<(i64, usize)> {
+    /// `Unsqueeze(Range(0, batch, 1) · factor, [1, 2, ...])`.
+    fn per_sample(&self, name: &str) -> Option<PerSample> {
         let unsqueeze = self.written(name, "Unsqueeze")?;
-        let axes = self.ints(unsqueeze.input.get(1)?)?.1;
-        if !axes.iter().copied().eq(1..=axes.len() as i64) {
-            return None;
-        }
+        let axes = self.ints(unsqueeze.input.get(1)?)?;
         let product = self.written(unsqueeze.input.first()?, "Mul")?;
         let [a, b] = &product.input[..] else { return None };
-        let (range, factor) = match self.ints(b) {
-            Some((_, factor)) => (a, factor),
-            None => (b, self.ints(a)?.1),
+        let (range, factor) = match self.number(b) {
+            Some(factor) => (a, factor),
+            None => (b, self.number(a)?),
         };
-        let range = self.written(range, "Range")?;
-        let [start, limit, step] = &range.input[..] else { return None };
-        let numbers = |name| self.ints(name).map(|(_, numbers)| numbers);
-        let counts = numbers(start)? == [0] && numbers(step)? == [1] && self.is_batch(limit);
-        let &[factor] = &factor[..] else { return None };
-        counts.then_some((factor, axes.len() + 1))
+        let [start, limit, step] = &self.written(range, "Range")?.input[..] else { return None };
+        let counts = self.number(start)? == 0 && self.number(step)? == 1 && self.is_batch(limit);
+        let rank = Some(axes.data.len() + 1).filter(|&rank| rank <= MAX_RANK)?;
+        (counts && axes.data.iter().copied().eq(1..rank as i64)).then_some(PerSample { factor, rank })
     }
 
-    /// Whether a number is the leading dimension of an input.
+    /// Whether a number is `Squeeze(Shape(entry, start = 0, end = 1))`.
     fn is_batch(&self, name: &str) -> bool {
-        let Some(shape) =
-            self.written(name, "Squeeze").and_then(|squeeze| self.written(squeeze.input.first()?, "Shape"))
-        else {
-            return false;
-        };
-        let at = |wanted: &str| shape.attribute.iter().find(|attribute| attribute.name == wanted).map(|a| a.i);
-        let of_input = shape.input.first().is_some_and(|name| self.inputs.contains(&name.as_str()));
-        of_input && at("start").unwrap_or(0) == 0 && at("end") == Some(1)
+        let shape = self.written(name, "Squeeze").and_then(|squeeze| self.written(squeeze.input.first()?, "Shape"));
+        shape.is_some_and(|shape| {
+            let at = |wanted: &str| shape.attribute.iter().find(|attribute| attribute.name == wanted).map(|a| a.i);
+            shape.input[..] == [self.entry] && at("start").unwrap_or(0) == 0 && at("end") == Some(1)
+        })
     }
 
+    /// The node that writes a value, where it is this operator.
     fn written(&self, name: &str, op_type: &str) -> Option<&'a NodeProto> {
-        self.producers.get(name).copied().filter(|node| node.op_type == op_type && node.domain.is_empty())
+        self.producers.get(name).copied().filter(|node| is(node, op_type))
     }
 
-    /// Dimensions and numbers of a constant in the file itself.
-    fn ints(&self, name: &str) -> Option<(Vec<i64>, Vec<i64>)> {
-        let tensor = self.constants.get(name).filter(|t| t.data_type == data_type::INT64 && t.data_location == 0)?;
-        let count = tensor.int64_data.len() + tensor.raw_data.len() / 8;
-        self.left.set(self.left.get().checked_sub(count)?);
-        let numbers: Vec<i64> = match tensor.raw_data.is_empty() {
-            true => tensor.int64_data.clone(),
-            false => tensor.raw_data.as_chunks::<8>().0.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect(),
-        };
-        let whole = tensor.dims.iter().try_fold(1i64, |product, &dim| product.checked_mul(dim));
-        (whole == Some(numbers.len() as i64)).then(|| (tensor.dims.clone(), numbers))
+    /// A constant that is one number.
+    fn number(&self, name: &str) -> Option<i64> {
+        let array = self.ints(name).filter(|array| array.dims.len() <= 1)?;
+        <[i64; 1]>::try_from(&array.data[..]).ok().map(|[number]| number)
+    }
+
+    /// A constant in the file itself, of integers.
+    fn ints(&self, name: &str) -> Option<Array<i64>> {
+        let tensor = self.constants.get(name).filter(|tensor| tensor.data_type == data_type::INT64)?;
+        self.budget.spend(count(&tensor::dims(&tensor.dims).ok()?)?).ok()?;
+        match tensor::known(tensor, &mut External::new(None, Sha256::new())).ok()? {
+            Known::Ints(array) => array.fixed(),
+            Known::Floats(_) => None,
+        }
     }
 }

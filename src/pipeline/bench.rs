@@ -396,7 +396,7 @@ const LEAST_BASELINE: f64 = 0.01;
 /// A drop relative to a score near 0 is noise over noise.
 fn check_baseline(budget: &Budget, fp32: &Score) -> Result<(), PipelineError> {
     match (budget, *fp32) {
-        (Budget::Drop { relative: DropKind::Relative, .. }, Score::Count { correct, total })
+        (Budget::Drop { kind: DropKind::Relative, .. }, Score::Count { correct, total })
             if (correct as f64) < LEAST_BASELINE * total as f64 || correct == 0 =>
         {
             Err(PipelineError::Baseline { correct, total })

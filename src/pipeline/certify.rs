@@ -59,7 +59,7 @@ impl Bench<'_> {
     ) -> Result<Option<Certificate>, PipelineError> {
         let spec = &self.opened.spec.budget;
         let samples = SplitSamples { dataset: &self.opened.dataset, part: Part::Certify, order: None };
-        let Budget::Drop { max_drop, relative } = spec.budget() else { return Ok(None) };
+        let Budget::Drop { max_drop, kind } = spec.budget() else { return Ok(None) };
         let total = self.opened.dataset.len(Part::Certify);
         if total == 0 || finalists.is_empty() {
             return Ok(None);
@@ -85,7 +85,7 @@ impl Bench<'_> {
             let network = self.convert(&trials[trial].candidate());
             let (candidate, _) = self.evaluate_on(&samples, &network, &mut reference, None)?;
             let pairs = Pairs::of(&fp32.correct, &candidate.correct);
-            let bound = match relative {
+            let bound = match kind {
                 DropKind::Absolute => Some(pairs.bound(each)),
                 DropKind::Relative => pairs.relative_bound(each),
             };

@@ -37,7 +37,7 @@ pub(super) fn stopped_key(trial: &Key, budget: &Budget, confidence: f64) -> Key 
     hasher.update(b"qtuned stopped 1\0");
     hasher.update(trial.0);
     hasher.update(match *budget {
-        Budget::Drop { max_drop, relative } => [max_drop.to_bits(), relative as u64].map(u64::to_le_bytes).concat(),
+        Budget::Drop { max_drop, kind } => [max_drop.to_bits(), kind as u64].map(u64::to_le_bytes).concat(),
         Budget::MinDb(least) => least.to_le_bytes().to_vec(),
     });
     hasher.update(confidence.to_le_bytes());

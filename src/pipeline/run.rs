@@ -215,7 +215,7 @@ impl Opened {
     pub(super) fn qconfigs_of(&self, Candidate { repairs, fp32 }: &Candidate) -> Vec<Option<QConfig>> {
         let mut qconfigs = self.qconfigs.clone();
         for qconfig in qconfigs.iter_mut().flatten() {
-            *qconfig = repairs.iter().fold(*qconfig, |qconfig, repair| repair.apply(qconfig));
+            *qconfig = qconfig.repaired(repairs);
         }
         fp32.iter().for_each(|id| qconfigs[id.0] = None);
         qconfigs
@@ -355,6 +355,7 @@ fn search(
             Proposal::Measure(candidate) => {
                 let trial = bench.trial(&findings.trials, candidate, ledger, &mut seen)?;
                 findings.trials.push(trial);
+                bench.progress.left(search.seconds_left(&findings));
             }
             Proposal::Rank(base) => {
                 bench.progress.stage(Stage::Rank { groups: base.fp32.len() }, None);

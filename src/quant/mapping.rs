@@ -106,7 +106,7 @@ impl QConfigMapping {
         let named = named.into_iter().flatten().map(|(_, qconfig)| qconfig);
         let ordered = self.module_name_object_type_order.iter_mut().map(|(.., qconfig)| qconfig);
         for qconfig in std::iter::once(&mut self.global).chain(named).chain(ordered).flatten() {
-            *qconfig = repairs.iter().fold(*qconfig, |qconfig, repair| repair.apply(qconfig));
+            *qconfig = qconfig.repaired(repairs);
         }
         self
     }

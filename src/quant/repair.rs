@@ -18,9 +18,15 @@ pub enum Repair {
     PerChannel,
 }
 
+impl QConfig {
+    /// The qconfig with these changes, in order.
+    pub fn repaired(self, repairs: &[Repair]) -> QConfig {
+        repairs.iter().fold(self, |qconfig, repair| repair.apply(qconfig))
+    }
+}
+
 impl Repair {
-    /// The qconfig with the change.
-    pub fn apply(self, mut qconfig: QConfig) -> QConfig {
+    fn apply(self, mut qconfig: QConfig) -> QConfig {
         match self {
             Repair::ObserverAuto => {
                 qconfig.activation.observer = ObserverKind::Auto;
@@ -51,7 +57,7 @@ mod tests {
     fn each_changes_what_it_names() {
         let start = Preset::Qnnpack.qconfig();
         let all = [Repair::ObserverAuto, Repair::BiasCorrection, Repair::PerChannel];
-        let repaired = all.into_iter().fold(start, |qconfig, repair| repair.apply(qconfig));
+        let repaired = start.repaired(&all);
         assert_eq!(repaired.check(), Ok(()));
         assert_eq!(repaired.activation.observer, ObserverKind::Auto);
         assert!(repaired.weight.bias_correction);

@@ -51,7 +51,12 @@ impl Progress for Announcer {
             (Some(trial), None) => tracing::info!(trial, "{name}"),
             (None, _) => tracing::info!("{name}"),
         }
-        *self.lock() = JobProgress { stage: name.to_owned(), trial, group, total, ..JobProgress::default() };
+        {
+            let mut doing = self.lock();
+            let seconds_left = doing.seconds_left.filter(|_| !is_after_the_search(&stage));
+            *doing =
+                JobProgress { stage: name.to_owned(), trial, group, total, seconds_left, ..JobProgress::default() };
+        }
         self.shown.stage(stage, total);
     }
 
@@ -81,6 +86,15 @@ impl Progress for Announcer {
         );
         self.shown.trial(number, trial, facts);
     }
+
+    fn left(&self, seconds: Option<f64>) {
+        self.lock().seconds_left = seconds.map(|seconds| seconds.round() as u64);
+        self.shown.left(seconds);
+    }
+}
+
+fn is_after_the_search(stage: &Stage) -> bool {
+    matches!(stage, Stage::Compare { .. } | Stage::Certify { .. })
 }
 
 /// Shows nothing.
@@ -91,4 +105,5 @@ impl Progress for Silent {
     fn advance(&self, _: u64, _: Option<u64>) {}
     fn sensitivities(&self, _: &[GroupFacts]) {}
     fn trial(&self, _: usize, _: &Trial, _: &TrialFacts) {}
+    fn left(&self, _: Option<f64>) {}
 }

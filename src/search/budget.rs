@@ -16,7 +16,7 @@ pub enum Budget {
         /// As a fraction: 0.01 is one point.
         max_drop: f64,
         /// Of what.
-        relative: DropKind,
+        kind: DropKind,
     },
     /// Least SQNR of the output, in dB.
     MinDb(f64),
@@ -40,10 +40,10 @@ impl Budget {
     pub fn allows(&self, fp32: &Score, candidate: &Score) -> bool {
         match (*self, *fp32, *candidate) {
             (
-                Budget::Drop { max_drop, relative },
+                Budget::Drop { max_drop, kind },
                 Score::Count { correct: base, total },
                 Score::Count { correct, total: seen },
-            ) => seen == total && base as f64 - correct as f64 <= samples(max_drop, relative, base, total),
+            ) => seen == total && base as f64 - correct as f64 <= samples(max_drop, kind, base, total),
             (Budget::MinDb(least), _, Score::Decibel { value, .. }) => value >= least,
             _ => false,
         }
@@ -52,37 +52,37 @@ impl Budget {
     /// Whether a candidate is surely outside the budget on the whole split, after the samples it was right or wrong on in
     /// the order in which fp32 saw them, with this confidence however often one asks.
     pub fn surely_outside(&self, fp32: &Evaluation, candidate: &[bool], confidence: f64) -> bool {
-        let (Budget::Drop { max_drop, relative }, Score::Count { correct: base, total }) = (*self, fp32.score) else {
+        let (Budget::Drop { max_drop, kind }, Score::Count { correct: base, total }) = (*self, fp32.score) else {
             return false;
         };
-        let most = samples(max_drop, relative, base, total).floor();
+        let most = samples(max_drop, kind, base, total).floor();
         sequence(&fp32.correct, candidate, confidence).is_above(most / total.max(1) as f64)
     }
 
     /// How many samples more than allowed a candidate has lost, on the samples that it has seen: above 0 outside the
     /// budget, if the others change nothing. `None` for a budget in dB.
     pub fn excess(&self, fp32: &Evaluation, candidate: &Evaluation) -> Option<f64> {
-        let (Budget::Drop { max_drop, relative }, Score::Count { correct: base, total }) = (*self, fp32.score) else {
+        let (Budget::Drop { max_drop, kind }, Score::Count { correct: base, total }) = (*self, fp32.score) else {
             return None;
         };
         let pairs = Pairs::of(&fp32.correct, &candidate.correct);
         let lost = pairs.lost as f64 - pairs.won as f64;
-        Some(lost - samples(max_drop, relative, base, total).floor())
+        Some(lost - samples(max_drop, kind, base, total).floor())
     }
 
     /// The least score that is within the budget of an fp32 score.
     pub fn least(&self, fp32: &Score) -> f64 {
         match *self {
-            Budget::Drop { max_drop, relative: DropKind::Absolute } => fp32.value() - max_drop,
-            Budget::Drop { max_drop, relative: DropKind::Relative } => fp32.value() * (1.0 - max_drop),
+            Budget::Drop { max_drop, kind: DropKind::Absolute } => fp32.value() - max_drop,
+            Budget::Drop { max_drop, kind: DropKind::Relative } => fp32.value() * (1.0 - max_drop),
             Budget::MinDb(least) => least,
         }
     }
 }
 
 /// How many samples may be lost and not won. 0.01 · 5000 must allow 50: room for the rounding of f64 only.
-fn samples(max_drop: f64, relative: DropKind, base: u64, total: u64) -> f64 {
-    let of = match relative {
+fn samples(max_drop: f64, kind: DropKind, base: u64, total: u64) -> f64 {
+    let of = match kind {
         DropKind::Absolute => total,
         DropKind::Relative => base,
     };
@@ -131,11 +131,11 @@ mod tests {
     #[test]
     fn budgets_are_decided_on_counts() {
         let score = |correct, total| Score::Count { correct, total };
-        let absolute = Budget::Drop { max_drop: 0.01, relative: DropKind::Absolute };
+        let absolute = Budget::Drop { max_drop: 0.01, kind: DropKind::Absolute };
         assert!(absolute.allows(&score(4600, 5000), &score(4550, 5000)));
         assert!(!absolute.allows(&score(4600, 5000), &score(4549, 5000)));
         assert!(absolute.allows(&score(4600, 5000), &score(4700, 5000)));
-        let relative = Budget::Drop { max_drop: 0.1, relative: DropKind::Relative };
+        let relative = Budget::Drop { max_drop: 0.1, kind: DropKind::Relative };
         assert!(relative.allows(&score(10, 100), &score(9, 100)));
         assert!(!relative.allows(&score(10, 100), &score(8, 100)));
         assert_eq!((absolute.least(&score(90, 100)), relative.least(&score(10, 20))), (0.89, 0.45));
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_is_surely_outside_needs_no_more_samples() {
-        let budget = Budget::Drop { max_drop: 0.01, relative: DropKind::Absolute };
+        let budget = Budget::Drop { max_drop: 0.01, kind: DropKind::Absolute };
         let fp32 = evaluation(vec![true; 1000]);
         // Every fifth is lost.
         let lost: Vec<bool> = (0..1000).map(|i| i % 5 != 0).collect();
@@ -169,7 +169,7 @@ mod tests {
         let drop = |n: usize| -> Vec<bool> { (0..1000).map(|i| i % 90 != 0 || i >= 90 * n).collect() };
         assert!(!budget.surely_outside(&fp32, &drop(10), 0.95) && budget.surely_outside(&fp32, &drop(11), 0.95));
         assert!(!Budget::MinDb(20.0).surely_outside(&fp32, &lost, 0.95));
-        let relative = Budget::Drop { max_drop: 0.02, relative: DropKind::Relative };
+        let relative = Budget::Drop { max_drop: 0.02, kind: DropKind::Relative };
         let half = evaluation((0..1000).map(|i| i % 2 == 0).collect());
         let minus = |n: usize| -> Vec<bool> { (0..1000).map(|i| i % 2 == 0 && (i % 90 != 0 || i >= 90 * n)).collect() };
         assert!(!relative.surely_outside(&half, &minus(10), 0.95) && relative.surely_outside(&half, &minus(11), 0.95));

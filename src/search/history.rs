@@ -71,6 +71,16 @@ impl<'a> History<'a> {
         }
     }
 
+    /// By how much a trial's loss is above what the budget allows; in dB where the budget is.
+    pub(super) fn excess_loss(&self, trial: &Trial) -> f64 {
+        let fp32 = &self.baseline.evaluation.score;
+        let allowed = match *self.budget {
+            Budget::MinDb(least) => -least,
+            Budget::Drop { .. } => fp32.value() - self.budget.least(fp32),
+        };
+        self.loss(&trial.evaluation) - allowed
+    }
+
     /// How many samples too many the trial with these groups in fp32 has lost; `None` before it is measured, and for
     /// metrics that do not count.
     pub fn excess(&self, fp32: &[GroupId]) -> Option<f64> {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::evaluate::Score;
 
-const BUDGET: Budget = Budget::Drop { max_drop: 0.01, relative: DropKind::Absolute };
+const BUDGET: Budget = Budget::Drop { max_drop: 0.01, kind: DropKind::Absolute };
 
 fn ids(ids: &[usize]) -> Vec<GroupId> {
     ids.iter().map(|&i| GroupId(i)).collect()
@@ -204,6 +204,35 @@ fn repairs_are_tried_before_any_group_goes_back_to_fp32() {
         assert_eq!(finish, Finish::Exhausted);
         assert_eq!(trials.iter().filter(|c| c.fp32.len() == 4).count(), 1, "{trials:?}");
     }
+}
+
+#[test]
+fn the_time_left_follows_from_what_groups_have_won() {
+    let mut search = search(StrategyKind::Greedy, 20, false);
+    let trials = |counts: &[(usize, u64)]| Findings {
+        trials: counts.iter().map(|&(fp32, right)| measured(ids(&(0..fp32).collect::<Vec<_>>()), 20, right)).collect(),
+        ..Findings::default()
+    };
+    // Of 90 samples 89 must be right. Each trial takes two seconds.
+    let left = |search: &Search, counts: &[(usize, u64)]| search.seconds_left(&trials(counts));
+    assert_eq!(left(&search, &[(20, 90), (0, 80)]), None);
+    // Nine are missing; two groups won four, and two more would do, then one.
+    let so_far = [(20, 90), (0, 80), (1, 82), (2, 84)];
+    assert_eq!(left(&search, &so_far), Some(3.0 * 2.0));
+    assert_eq!(left(&search, &[(20, 90), (0, 80), (1, 82), (2, 89)]), None);
+    // Nothing is won: all the others may be needed.
+    assert_eq!(left(&search, &[(20, 90), (0, 80), (1, 80)]), Some(18.0 * 2.0));
+    search.limits.max_trials = 5;
+    assert_eq!(left(&search, &so_far), Some(2.0));
+    search.limits.max_seconds = Some(9.0);
+    assert_eq!(left(&search, &so_far), Some(1.0));
+    search.limits = Limits { until: Until::Exhausted, max_trials: 100, max_seconds: None };
+    assert_eq!(left(&search, &so_far), Some(17.0 * 2.0));
+    search.limits.until = Until::Budget;
+    search.strategy = StrategyKind::Adaptive;
+    assert_eq!(left(&search, &so_far), Some(2.0 * 2.0));
+    search.strategy = StrategyKind::Bisect;
+    assert_eq!(left(&search, &so_far), Some(6.0 * 2.0));
 }
 
 #[test]

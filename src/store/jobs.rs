@@ -97,6 +97,9 @@ pub struct JobProgress {
     /// How many of the samples seen were right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correct: Option<u64>,
+    /// How long the search is likely to go on, in seconds, when each further layer in fp32 wins as much as those so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
 }
 
 /// A job as it is recorded.

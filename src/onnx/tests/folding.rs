@@ -39,27 +39,6 @@ fn the_larger_of_two_that_depend_on_the_batch() {
     assert_eq!(build.node("Reshape", &["x", "t"], "y", &[]).single().1, [2, 3]);
 }
 
-/// A tensor flattened with the batch and gathered again at `sample·12 + 0..12`, with one index changed.
-fn strided(changed: Option<usize>) -> Build {
-    let mut indices: Vec<i64> = (0..12).collect();
-    changed.into_iter().for_each(|at| indices[at] += 1);
-    let build = Build::new(20, &[3, 2, 2]).ints("flat", &[1], &[-1]).ints("zero", &[], &[0]).ints("one", &[], &[1]);
-    let build = build.ints("stride", &[], &[12]).ints("axes", &[2], &[1, 2]).ints("offset", &[1, 1, 1], &[0]);
-    let build = build.ints("indices", &[1, 12, 1], &indices).node("Relu", &["x"], "r", &[]);
-    let build = build.node("Shape", &["x"], "s", &[int("start", 0), int("end", 1)]).node("Squeeze", &["s"], "n", &[]);
-    let build = build.node("Range", &["zero", "n", "one"], "k", &[]).node("Mul", &["k", "stride"], "m", &[]);
-    let build = build.node("Unsqueeze", &["m", "axes"], "u", &[]).node("Add", &["u", "indices"], "a", &[]);
-    let build = build.node("Add", &["a", "offset"], "i", &[]).node("Reshape", &["r", "flat"], "f", &[]);
-    build.node("Gather", &["f", "i"], "y", &[int("axis", 0)])
-}
-
-#[test]
-fn elements_gathered_in_their_order_are_a_reshape() {
-    let graph = strided(None).import();
-    assert_eq!((op_types(&graph), shape(&graph)), (vec!["Relu", "Reshape"], vec![12, 1]));
-    assert!(strided(Some(3)).error().contains("Range"));
-}
-
 #[test]
 fn values_of_which_only_the_shape_is_read_are_dropped() {
     let build = Build::new(13, &[8, 2, 2]).ints("all", &[1], &[-1]).ints("i0", &[1], &[0]);

@@ -310,12 +310,20 @@ function progress({ state, progress: doing }) {
     sensitivity: "measuring the SQNR of every layer",
     evaluate: "evaluating",
     latency: "taking latencies",
+    rank: "ranking the other layers anew",
+    screen: "looking which answers one layer more would change",
+    times: "taking the times of layers",
+    compare: "taking the latencies of trials within the budget in turn",
+    certify: "certifying",
   };
   const trial =
     doing.trial === undefined ? "" : `Trial ${doing.trial}${doing.group ? ` (${doing.group} in fp32 as well)` : ""}: `;
   const amount = doing.total ? `, ${doing.done.toLocaleString()} of ${doing.total.toLocaleString()}` : "";
   const right = doing.correct && doing.done ? `, ${((doing.correct / doing.done) * 100).toFixed(2)} % right` : "";
-  const text = `${trial}${stages[doing.stage] ?? doing.stage}${amount}${right}`;
+  const seconds = doing.seconds_left;
+  const left =
+    seconds === undefined ? "" : seconds < 120 ? `; about ${seconds} s left` : `; about ${Math.round(seconds / 60)} min left`;
+  const text = `${trial}${stages[doing.stage] ?? doing.stage}${amount}${right}${left}`;
   return [
     h("span", {}, text),
     h("progress", { "aria-label": text, ...(doing.total && { max: doing.total, value: doing.done }) }),
