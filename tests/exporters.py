@@ -122,6 +122,18 @@ def small_keras_models():
     y = layers.GlobalAveragePooling2D()(layers.Activation("hard_swish")(y))
     yield "convolutions", keras.Model(x, layers.Dense(5, activation="softmax")(y))
 
+    if keras.backend.backend() != "tensorflow":
+        # PyTorch's exporter fails on the function that Keras has for attention there.
+        return
+    x = keras.Input((12, 12, 3))
+    y = layers.Reshape((9, 8))(layers.Conv2D(8, 4, strides=4)(x))
+    z = layers.LayerNormalization()(y)
+    y = layers.Add()([y, layers.MultiHeadAttention(2, 4)(z, z)])
+    z = layers.Dense(16)(layers.LayerNormalization()(y))
+    z = layers.Dense(8)(keras.ops.gelu(z, approximate=True))
+    y = layers.GlobalAveragePooling1D()(layers.Add()([y, z]))
+    yield "attention", keras.Model(x, layers.Dense(5)(y))
+
 
 def keras_models(folder, only, small):
     import keras
@@ -133,6 +145,10 @@ def keras_models(folder, only, small):
     for name, model in small_keras_models() if small else whole:
         numbers = np.random.default_rng(0)
         for layer in model.layers:
+            # Biases start as zeros, which exporters leave out.
+            for weight in layer.weights:
+                if weight.name in ("bias", "beta"):
+                    weight.assign(numbers.uniform(-0.2, 0.2, weight.shape))
             if isinstance(layer, keras.layers.BatchNormalization):
                 low_and_high = {"gamma": (0.5, 1.5), "beta": (-0.2, 0.2), "moving_mean": (-0.2, 0.2),
                                 "moving_variance": (0.5, 1.5)}

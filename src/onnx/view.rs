@@ -307,6 +307,23 @@ mod tests {
     }
 
     #[test]
+    fn dimensions_of_1_come_and_go_without_a_step() {
+        use Factor::{Axis, Batch};
+        let view = View { value: ValueId(1), axes: vec![vec![Batch, Axis(1)], vec![Axis(2)], vec![Axis(3)]] };
+        let to = |target: &[Int]| view.regrouped(&[1, 2, 3, 4], target).map(|view| view.axes);
+        let apart = vec![vec![Batch], vec![Axis(1)], vec![], vec![Axis(2)], vec![Axis(3)]];
+        assert_eq!(to(&[Int::Batch(1), Int::Fixed(2), Int::Fixed(1), Int::Fixed(-1), Int::Fixed(4)]), Some(apart));
+        assert_eq!(to(&fixed(&[-1, 3, 4])), Some(view.axes.clone()));
+        // Nothing else is joined, and nothing split.
+        assert_eq!(to(&fixed(&[-1, 2, 12])), None);
+        assert_eq!(to(&fixed(&[-1, 3, 2, 2])), None);
+        assert_eq!(to(&fixed(&[-1, -1, 4])), None);
+        assert_eq!(to(&fixed(&[2, -1, 3, 4])), None);
+        assert_eq!(to(&[Int::Batch(1), Int::Fixed(i64::MAX), Int::Fixed(i64::MAX)]), None);
+        assert_eq!(to(&[]), None);
+    }
+
+    #[test]
     fn transposes_move_no_element() {
         let view = View { value: ValueId(1), axes: plain(3) }.transposed(&[0, 2, 3, 1]).unwrap();
         assert_eq!(view.dims(&[3, 5, 7]), [Int::Batch(1), Int::Fixed(5), Int::Fixed(7), Int::Fixed(3)]);
