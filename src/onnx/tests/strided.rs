@@ -1,7 +1,7 @@
 //! Elements gathered in the order in which they lie.
 
 use super::build::*;
-use crate::onnx::{Reading, proto::*};
+use crate::onnx::Reading;
 
 /// A tensor of 12 elements a sample, flattened with the batch and gathered again at `sample·12 + indices + offset`.
 fn strided(indices: &[i64], offset: (&[i64], &[i64])) -> Build {
