@@ -3,12 +3,13 @@
     pip install torch torchvision onnxscript onnx                 # torch, torch-legacy
     pip install tensorflow-cpu keras tf2onnx onnx                 # keras
     pip install torch keras onnxscript onnx                       # keras with KERAS_BACKEND=torch
-    python3 tests/exporters.py {torch,torch-legacy,keras} FOLDER [--only NAME] [--small]
+    pip install paddlepaddle paddle2onnx onnx                     # paddle
+    python3 tests/exporters.py {torch,torch-legacy,keras,paddle} FOLDER [--only NAME] [--small]
 
 `torch` is `torch.onnx.export(dynamo=True)`, `torch-legacy` the exporter before it, `keras` is Keras 3's
 `Model.export(format="onnx")`: on TensorFlow it goes through tf2onnx, on PyTorch through the exporter of that. From
 TensorFlow, GELU becomes an operator that ONNX does not have (`Erfc`), and the constants of a Normalization become
-inputs: EfficientNet comes from PyTorch. ConvNeXt comes from neither. Weights are those that the packages draw from
+inputs: EfficientNet comes from PyTorch. ConvNeXt comes from neither. `paddle` is `paddle.onnx.export`. Weights are those that the packages draw from
 seed 0; statistics of normalizations are drawn as well, so that folding them is not folding ones and zeros.
 
 `--small` writes networks of a block or two instead. What ONNX Runtime makes of those is committed, and `cargo test`
@@ -29,6 +30,9 @@ TORCH = ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "mnasnet1
 KERAS = {"tensorflow": ["DenseNet121", "MobileNet", "MobileNetV2", "MobileNetV3Small", "NASNetMobile",
                         "ResNet50V2", "Xception"],
          "torch": ["EfficientNetB0", "EfficientNetV2B0", "MobileNetV2", "MobileNetV3Small"]}
+
+PADDLE = ["alexnet", "densenet121", "inception_v3", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "resnet18",
+          "resnext50_32x4d", "shufflenet_v2_x0_25", "squeezenet1_1"]
 
 
 def small_torch_models():
@@ -161,6 +165,33 @@ def keras_models(folder, only, small):
         print(path, flush=True)
 
 
+def small_paddle_models():
+    from paddle import nn
+
+    yield "convolutions", nn.Sequential(
+        nn.Conv2D(3, 8, 3, stride=2, padding=1, bias_attr=False), nn.BatchNorm2D(8), nn.Hardswish(),
+        nn.Conv2D(8, 8, 3, padding="same", groups=8, bias_attr=False), nn.BatchNorm2D(8), nn.Swish(),
+        nn.MaxPool2D(2, ceil_mode=True), nn.Conv2D(8, 6, 1), nn.ReLU6(), nn.AdaptiveAvgPool2D(1), nn.Flatten(),
+        nn.Dropout(), nn.Linear(6, 5), nn.Softmax()), 18
+
+
+def paddle_models(folder, only, small):
+    import paddle
+
+    whole = ((name, None, 224) for name in PADDLE if only in name)
+    for name, model, size in small_paddle_models() if small else whole:
+        paddle.seed(0)
+        model = model or getattr(paddle.vision.models, name)(pretrained=False)
+        model.eval()
+        for layer in model.sublayers():
+            if isinstance(layer, paddle.nn.BatchNorm2D):
+                layer._mean.set_value(paddle.uniform(layer._mean.shape, min=-0.2, max=0.2))
+                layer._variance.set_value(paddle.uniform(layer._variance.shape, min=0.5, max=1.5))
+        x = paddle.static.InputSpec([None, 3, size, size], "float32", "x")
+        paddle.onnx.export(model, str(folder / name), input_spec=[x], opset_version=13)
+        print(folder / f"{name}.onnx", flush=True)
+
+
 def golden(folder):
     """Small models with an input, and ONNX Runtime's outputs."""
     import onnx
@@ -193,7 +224,7 @@ def golden(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("exporter", choices=["torch", "torch-legacy", "keras", "golden"])
+    parser.add_argument("exporter", choices=["torch", "torch-legacy", "keras", "paddle", "golden"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="", help="models whose name contains this")
     parser.add_argument("--small", action="store_true", help="networks of a block or two")
@@ -203,6 +234,8 @@ def main():
         golden(args.folder)
     elif args.exporter == "keras":
         keras_models(args.folder, args.only, args.small)
+    elif args.exporter == "paddle":
+        paddle_models(args.folder, args.only, args.small)
     else:
         torch_models(args.folder, args.only, args.exporter == "torch", args.small)
 
