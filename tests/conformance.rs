@@ -7,7 +7,7 @@ use std::{io::Read, sync::Arc};
 use base64::Engine as _;
 use candle_core::{Device, Tensor};
 use qtuned::{
-    engine::Engine,
+    engine::{Engine, Inputs},
     graph::{Groups, Op},
     kernels::Kernels,
     onnx::{self, Model},
@@ -39,7 +39,7 @@ fn cases(file: &str) -> Vec<Case> {
 
 fn run(model: &Model, input: &Array) -> Vec<(String, Tensor)> {
     let x = Tensor::from_vec(input.data.clone(), input.dims.clone(), &Device::Cpu).unwrap();
-    let x = if model.channels_last { x.permute((0, 3, 1, 2)).unwrap() } else { x };
+    let x = Inputs::from_file(model, vec![x]).unwrap();
     let graph = Arc::new(model.graph.clone());
     let groups = Arc::new(Groups::of(&graph));
     let outputs = Engine::new(graph.clone(), groups, Kernels::detect().unwrap()).fp32_plan().run(&x, false).unwrap();

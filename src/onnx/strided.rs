@@ -13,13 +13,13 @@ use super::{
     tensor::{self, MAX_RANK},
 };
 
-/// Makes such a Gather a Reshape of what it reads, where the batch is that of the input named `entry`. Every node stays
-/// where it is.
-pub(super) fn simplify(file: &mut GraphProto, entry: &str, budget: &Budget) {
+/// Makes such a Gather a Reshape of what it reads, where the batch is that of one of the inputs that samples go to,
+/// `entries`. Every node stays where it is.
+pub(super) fn simplify(file: &mut GraphProto, entries: &[&str], budget: &Budget) {
     let graph = Strided {
         constants: file.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect(),
         producers: file.node.iter().filter_map(|node| Some((node.output.first()?.as_str(), node))).collect(),
-        entry,
+        entries,
         budget,
     };
     let change = |(at, node)| Some((at, graph.reshape(node)?));
@@ -68,7 +68,7 @@ fn is(node: &NodeProto, op_type: &str) -> bool {
 struct Strided<'a> {
     constants: HashMap<&'a str, &'a TensorProto>,
     producers: HashMap<&'a str, &'a NodeProto>,
-    entry: &'a str,
+    entries: &'a [&'a str],
     budget: &'a Budget,
 }
 
@@ -125,12 +125,14 @@ impl<'a> Strided<'a> {
         (counts && axes.data.iter().copied().eq(1..rank as i64)).then_some(PerSample { factor, rank })
     }
 
-    /// Whether a number is `Squeeze(Shape(entry, start = 0, end = 1))`.
+    /// Whether a number is `Squeeze(Shape(entry, start = 0, end = 1))`, of an input that samples go to.
     fn is_batch(&self, name: &str) -> bool {
         let shape = self.written(name, "Squeeze").and_then(|squeeze| self.written(squeeze.input.first()?, "Shape"));
         shape.is_some_and(|shape| {
             let at = |wanted: &str| shape.attribute.iter().find(|attribute| attribute.name == wanted).map(|a| a.i);
-            shape.input[..] == [self.entry] && at("start").unwrap_or(0) == 0 && at("end") == Some(1)
+            matches!(&shape.input[..], [input] if self.entries.contains(&input.as_str()))
+                && at("start").unwrap_or(0) == 0
+                && at("end") == Some(1)
         })
     }
 

@@ -17,10 +17,10 @@ const TO_FIRST: [i64; 4] = [0, 3, 1, 2];
 
 fn run(graph: &Graph, x: Vec<f32>, batch: usize) -> Vec<f32> {
     let graph = Arc::new(graph.clone());
-    let dims: Vec<usize> = std::iter::once(batch).chain(graph.value(graph.input).shape.iter().copied()).collect();
+    let dims: Vec<usize> = std::iter::once(batch).chain(graph.value(graph.inputs[0]).shape.iter().copied()).collect();
     let engine = Engine::new(graph.clone(), Arc::new(Groups::of(&graph)), Kernels::detect().unwrap());
     let x = Tensor::from_vec(x, dims, &Device::Cpu).unwrap();
-    let outputs = engine.fp32_plan().run(&x, false).unwrap();
+    let outputs = engine.fp32_plan().run(&x.into(), false).unwrap();
     outputs[0].flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -38,8 +38,8 @@ fn the_transposes_of_tf2onnx_meet_their_inverses() {
     let build = build.node("MatMul", &["r", "pw"], "m", &[]);
     let build = build.node("ReduceMean", &["m"], "y", &[int_list("axes", &[1, 2]), int("keepdims", 0)]);
     let model = import(&build.output("y").bytes(), None).unwrap();
-    assert!(model.channels_last);
-    assert_eq!(model.graph.value(model.graph.input).shape, [3, 9, 8]);
+    assert!(model.inputs[0].channels_last);
+    assert_eq!(model.graph.value(model.graph.inputs[0]).shape, [3, 9, 8]);
     // The bias is in the convolution, and the product is one that sees a pixel.
     assert_eq!(op_types(&model.graph), ["Conv", "Relu", "MatMul", "ReduceMean", "Reshape"]);
     assert!(matches!(model.graph.nodes[2].op, Op::Conv(_)) && model.graph.nodes[3].op == Op::GlobalAveragePool);
