@@ -267,9 +267,8 @@ pub fn exit(result: Result<Exit>) -> ExitCode {
 
 /// Whether the job says something that cannot be, rather than that it could not be done.
 fn is_invalid_job(error: &anyhow::Error) -> bool {
-    use PipelineError::{Mapping, NothingToQuantize, Shape, Unresolvable};
-    let misfit =
-        |error: &PipelineError| matches!(error, Mapping(_) | NothingToQuantize | Shape { .. } | Unresolvable(_));
+    use PipelineError::{Form, Mapping, NothingToQuantize, Unresolvable};
+    let misfit = |error: &PipelineError| matches!(error, Mapping(_) | NothingToQuantize | Form(_) | Unresolvable(_));
     error.is::<JobError>() || error.downcast_ref().is_some_and(misfit)
 }
 

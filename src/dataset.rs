@@ -1,5 +1,7 @@
 //! Labelled samples: readers, preprocessing, splits.
 //!
+//! Samples are pictures, which are preprocessed, or an array for each input of a network, which are read as they are.
+//!
 //! [`Dataset::open`] reads the list of samples and splits it. Compressed arrays (IDX, npz) stay in memory whole as u8;
 //! samples of others (npy, safetensors) and encoded pictures are read and decoded when they are loaded, by as many threads
 //! as load. What preprocessing makes of pictures before scaling is kept as u8 up to a limit ([`DataSpec::cache_mib`]). So
@@ -13,6 +15,7 @@ mod label_map;
 mod list;
 mod npy;
 mod npz;
+mod numbers;
 mod parquet;
 mod picture;
 mod preprocess;
@@ -34,11 +37,14 @@ use sha2::{Digest, Sha256};
 pub use error::DatasetError;
 use label_map::LabelMap;
 pub use npy::{Array, npy_header, read_numbers};
+pub use npz::read_named_numbers;
+use numbers::NumberArray;
+use picture::Picture;
 use preprocess::{Geometry, Normalizer};
 pub use recognize::{Recognized, recognize};
 pub use spec::{
-    Channels, DataSpec, IdxFiles, Interpolation, NpyFiles, NpzFile, Orientation, ParquetFiles, Preprocess, Resize,
-    ResizeTo, SafetensorsFile, Size, Source, SplitCounts, SplitSpec,
+    Channels, DataSpec, IdxFiles, Interpolation, NpyFiles, NpyInputs, NpzFile, Orientation, ParquetFiles, Preprocess,
+    Resize, ResizeTo, SafetensorsFile, SafetensorsInputs, Size, Source, SplitCounts, SplitSpec,
 };
 pub use split::permutation;
 use table::{Row, Table};
@@ -70,17 +76,27 @@ impl Part {
     }
 }
 
-/// One network input and its label.
+/// What every sample of a data set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A picture, for a network of one input.
+    Picture {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// Values a pixel.
+        channels: usize,
+    },
+    /// An array for each of these inputs, by name: its shape without the batch, as the model's file reads it.
+    Arrays(Vec<(String, Vec<usize>)>),
+}
+
+/// What a network reads, and the label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// Values in rows, channels last.
-    pub input: Vec<f32>,
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
-    /// Values a pixel.
-    pub channels: usize,
+    /// One array `[height, width, channels]` of a picture; else one for each input, in the order of [`Form::Arrays`].
+    pub inputs: Vec<Array>,
     /// The right class.
     pub label: u32,
     /// The csv's `file`, the path below the image folder, or the index in the array.
@@ -91,14 +107,38 @@ pub struct Sample {
 pub struct Dataset {
     images: Table,
     calibration: Option<Table>,
-    geometry: Geometry,
-    normalizer: Normalizer,
-    shape: [usize; 3],
+    form: Form,
+    /// How pictures become network inputs; `None` for arrays.
+    preprocessing: Option<Preprocessing>,
     calibrate: Members,
     search: Members,
     certify: Members,
     cache_limit: usize,
     cached: AtomicUsize,
+}
+
+/// From decoded pictures to arrays `[height, width, channels]` of this shape.
+struct Preprocessing {
+    geometry: Geometry,
+    normalizer: Normalizer,
+    shape: [usize; 3],
+}
+
+impl Preprocessing {
+    /// Learns the shape from one sample.
+    fn new(spec: &Preprocess, images: &Table, row: usize) -> Result<Preprocessing, DatasetError> {
+        let geometry = Geometry::new(spec);
+        let Picture { height, width, channels, .. } = geometry
+            .apply(images.picture(row, geometry.orientation)?)
+            .map_err(|problem| DatasetError::Picture { sample: images.place(row), problem })?;
+        let normalizer = Normalizer::new(spec, channels)?;
+        Ok(Preprocessing { geometry, normalizer, shape: [height, width, channels] })
+    }
+}
+
+/// The shapes of a table's arrays, by name; `None` for pictures.
+fn shapes(table: &Table) -> Option<Vec<(String, Vec<usize>)>> {
+    Some(table.arrays()?.iter().map(|(name, array)| (name.clone(), array.dims.clone())).collect())
 }
 
 /// The rows of a part, and their pixels once known.
@@ -136,17 +176,29 @@ impl Dataset {
         split.calibrate.iter().try_for_each(|&row| check(calibrate_from, row))?;
         split.search.iter().chain(&split.certify).try_for_each(|&row| check(&images, row))?;
 
-        let geometry = Geometry::new(&spec.preprocess);
-        let first = split.search[0];
-        let picture = geometry
-            .apply(images.picture(first, geometry.orientation)?)
-            .map_err(|problem| DatasetError::Picture { sample: images.place(first), problem })?;
+        let arrays = shapes(&images);
+        if arrays.is_some() && spec.preprocess != Preprocess::default() {
+            let problem = "expected none: the arrays of `inputs` hold what the network reads".to_owned();
+            return Err(DatasetError::Key { key: "preprocess", problem });
+        }
+        if calibration.as_ref().is_some_and(|calibration| shapes(calibration) != arrays) {
+            let problem =
+                "expected samples as in data.images: pictures, or arrays of the same names and shapes".to_owned();
+            return Err(DatasetError::Key { key: "calibration_images", problem });
+        }
+        let (form, preprocessing) = match arrays {
+            Some(arrays) => (Form::Arrays(arrays), None),
+            None => {
+                let preprocessing = Preprocessing::new(&spec.preprocess, &images, split.search[0])?;
+                let [height, width, channels] = preprocessing.shape;
+                (Form::Picture { height, width, channels }, Some(preprocessing))
+            }
+        };
         Ok(Dataset {
-            normalizer: Normalizer::new(&spec.preprocess, picture.channels)?,
-            shape: [picture.height, picture.width, picture.channels],
             images,
             calibration,
-            geometry,
+            form,
+            preprocessing,
             calibrate: Members::new(split.calibrate),
             search: Members::new(split.search),
             certify: Members::new(split.certify),
@@ -155,9 +207,9 @@ impl Dataset {
         })
     }
 
-    /// Height, width and channels of every sample's input.
-    pub fn shape(&self) -> [usize; 3] {
-        self.shape
+    /// What every sample is.
+    pub fn form(&self) -> &Form {
+        &self.form
     }
 
     /// One more than the largest label in the sources. A network may know more classes.
@@ -210,10 +262,19 @@ impl Dataset {
             let count = members.rows.len();
             return Err(DatasetError::NoSuchSample { part: part.name(), index, count });
         };
-        let pixels = self.pixels(table, row, &members.pixels[index], keep)?;
+        let inputs = match (&self.preprocessing, table.arrays()) {
+            (Some(preprocessing), _) => {
+                let pixels = self.pixels(preprocessing, table, row, &members.pixels[index], keep)?;
+                vec![Array { dims: preprocessing.shape.to_vec(), data: preprocessing.normalizer.apply(&pixels) }]
+            }
+            (None, arrays) => {
+                let array =
+                    |(_, array): &(_, NumberArray)| Ok(Array { dims: array.dims.clone(), data: array.sample(row)? });
+                arrays.into_iter().flatten().map(array).collect::<Result<_, DatasetError>>()?
+            }
+        };
         let Row { name, label } = &table.rows[row];
-        let [height, width, channels] = self.shape;
-        Ok(Sample { input: self.normalizer.apply(&pixels), height, width, channels, label: *label, name: name.clone() })
+        Ok(Sample { inputs, label: *label, name: name.clone() })
     }
 
     /// SHA-256 of what a part measures with: the preprocessing, then each sample's content and
@@ -229,8 +290,10 @@ impl Dataset {
         let hashes: Vec<_> = members.rows.par_iter().map(hash).collect();
         let mut hasher = Sha256::new();
         hasher.update(DIGEST_DOMAIN);
-        self.geometry.hash_into(&mut hasher, self.shape[2]);
-        self.normalizer.hash_into(&mut hasher);
+        if let Some(Preprocessing { geometry, normalizer, shape }) = &self.preprocessing {
+            geometry.hash_into(&mut hasher, shape[2]);
+            normalizer.hash_into(&mut hasher);
+        }
         hasher.update((members.rows.len() as u64).to_le_bytes());
         for (&row, hash) in members.rows.iter().zip(hashes) {
             hasher.update(hash?);
@@ -252,6 +315,7 @@ impl Dataset {
     /// so what is kept stays: to evict the oldest would miss every time.
     fn pixels<'a>(
         &'a self,
+        preprocessing: &Preprocessing,
         table: &'a Table,
         row: usize,
         kept: &'a OnceLock<Box<[u8]>>,
@@ -260,23 +324,21 @@ impl Dataset {
         if let Some(pixels) = kept.get() {
             return Ok(Cow::Borrowed(pixels));
         }
+        let Preprocessing { geometry, shape, .. } = preprocessing;
         let check = |found: [usize; 3]| {
-            if found == self.shape {
+            if found == *shape {
                 return Ok(());
             }
-            let problem = format!(
-                "expected height, width and channels {:?} as the first sample has, found {found:?}",
-                self.shape
-            );
+            let problem =
+                format!("expected height, width and channels {shape:?} as the first sample has, found {found:?}");
             Err(DatasetError::Picture { sample: table.place(row), problem })
         };
-        if let Some(array) = table.array().filter(|array| self.geometry.keeps(array.channels)) {
+        if let Some(array) = table.array().filter(|array| geometry.keeps(array.channels)) {
             check([array.height, array.width, array.channels])?;
             return array.sample(row);
         }
-        let picture = self
-            .geometry
-            .apply(table.picture(row, self.geometry.orientation)?)
+        let picture = geometry
+            .apply(table.picture(row, geometry.orientation)?)
             .map_err(|problem| DatasetError::Picture { sample: table.place(row), problem })?;
         check([picture.height, picture.width, picture.channels])?;
         let pixels = picture.pixels;

@@ -6,6 +6,7 @@
 
 mod attention;
 mod compile;
+mod inputs;
 mod kind;
 mod run;
 mod tensors;
@@ -14,8 +15,7 @@ mod workspace;
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
+pub use inputs::Inputs;
 pub use run::Seen;
 pub use weights::QuantizedWeight;
 
@@ -132,9 +132,21 @@ pub struct StepFacts {
 /// What keeps a plan from running.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// More or fewer tensors than the graph has inputs.
+    #[error("expected one tensor for each of {expected} inputs, found {got}")]
+    Inputs {
+        /// As given.
+        got: usize,
+        /// Inputs of the graph.
+        expected: usize,
+    },
     /// A tensor that is not what the graph reads.
-    #[error("input has shape {got:?}, expected f32 of [batch, {}]", expected.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    #[error("input `{name}` has shape {got:?}, expected f32 of [{batch}, {}]", expected.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Input {
+        /// Its name.
+        name: String,
+        /// Samples in the batch, as the first input says.
+        batch: usize,
         /// As given.
         got: Vec<usize>,
         /// Without the batch.
@@ -244,18 +256,4 @@ impl Plan {
         };
         self.program.steps.iter().map(facts).collect()
     }
-}
-
-/// A batch of samples, each in height, width, channel order, as the tensor that plans read: logical shape
-/// `[batch, channels, height, width]`.
-///
-/// # Errors
-/// When the number of elements is not that of the shape.
-pub fn input_tensor(
-    samples: Vec<f32>,
-    batch: usize,
-    [height, width, channels]: [usize; 3],
-) -> Result<Tensor, EngineError> {
-    let nhwc = Tensor::from_vec(samples, (batch, height, width, channels), &candle_core::Device::Cpu)?;
-    Ok(nhwc.permute((0, 3, 1, 2))?)
 }

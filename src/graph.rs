@@ -84,8 +84,8 @@ pub struct Graph {
     pub values: Vec<Value>,
     /// All nodes, in order.
     pub nodes: Vec<Node>,
-    /// The one input.
-    pub input: ValueId,
+    /// What a sample gives, in the order of the file: at least one.
+    pub inputs: Vec<ValueId>,
     /// The outputs; the first is the one that metrics read.
     pub outputs: Vec<ValueId>,
 }
@@ -116,7 +116,7 @@ impl Graph {
         &self.nodes[id.0]
     }
 
-    /// For each value, the node that writes it (`None` for the input).
+    /// For each value, the node that writes it (`None` for the inputs).
     pub fn producers(&self) -> Vec<Option<NodeId>> {
         let mut producers = vec![None; self.values.len()];
         for (index, node) in self.nodes.iter().enumerate() {

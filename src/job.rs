@@ -24,7 +24,7 @@ use crate::{
     dataset::{DataSpec, Source, SplitSpec},
     evaluate::{Call, Measures, Metric, Program},
     export::Target,
-    onnx::Reading,
+    onnx::{Reading, SampleShapes},
     quant::{QConfigMapping, Repair},
     search::{Budget, DropKind, Limits, StrategyKind, Until},
     sensitivity::RankBy,
@@ -103,13 +103,13 @@ pub struct ModelSpec {
     /// The ONNX file, relative to the job file.
     #[schemars(extend("minLength" = 1))]
     pub onnx: PathBuf,
-    /// The input that samples go to, where the file has several that are not `fixed`.
+    /// The one input that samples go to; all that are not `fixed` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// Shape of one sample in the order of the file, without the batch, where the file leaves sizes open: [3, 224, 224].
+    /// Shape of one sample in the order of the file, without the batch, where the file leaves sizes open: [3, 224, 224]. Of
+    /// several inputs by their names: `{ids: [128], mask: [128]}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 7), inner(range(min = 1, max = MAX_SIZE)))]
-    pub shape: Option<Vec<usize>>,
+    pub shape: Option<SampleShapes>,
     /// All other inputs, each filled with a number: {training: 0}. Their sizes that are open are 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fixed: BTreeMap<String, f64>,
@@ -118,9 +118,6 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
 }
-
-/// Largest size in `model.shape`.
-const MAX_SIZE: usize = 1 << 20;
 
 impl ModelSpec {
     /// How the file is read.
@@ -330,8 +327,12 @@ impl JobSpec {
                 Source::Csv(path) | Source::ImageFolder(path) => files.push((place, path)),
                 Source::Idx(idx) => files.extend([(place, &mut idx.images), (place, &mut idx.labels)]),
                 Source::Npy(npy) => files.extend([(place, &mut npy.images), (place, &mut npy.labels)]),
+                Source::NpyInputs(npy) => {
+                    files.extend(npy.inputs.values_mut().chain([&mut npy.labels]).map(|path| (place, path)));
+                }
                 Source::Npz(npz) => files.push((place, &mut npz.file)),
                 Source::Safetensors(safetensors) => files.push((place, &mut safetensors.file)),
+                Source::SafetensorsInputs(safetensors) => files.push((place, &mut safetensors.file)),
                 Source::Parquet(parquet) => files.push((place, &mut parquet.path)),
             }
         }

@@ -31,6 +31,7 @@ mod quantized;
 mod reading;
 mod rewrite;
 mod site;
+mod strided;
 mod tensor;
 #[cfg(test)]
 mod tests;
@@ -42,10 +43,10 @@ pub(crate) use draft::Names;
 pub use error::{OnnxError, TensorError, UnsupportedOperator, UnsupportedOperators};
 pub(crate) use external::region;
 pub use locations::external_files;
-pub use reading::Reading;
+pub use reading::{Reading, SampleShapes, Sizes};
 pub use rewrite::Rewrite;
 
-use crate::graph::Graph;
+use crate::graph::{Graph, SampleShape};
 
 /// An imported model.
 #[derive(Clone, Debug)]
@@ -54,11 +55,8 @@ pub struct Model {
     pub graph: Graph,
     /// What was done to the file's nodes on the way.
     pub rewrites: Vec<Rewrite>,
-    /// Whether the file's input is `[batch, height, width, channels]`. The graph reads `[batch, channels, height,
-    /// width]` all the same.
-    pub channels_last: bool,
-    /// Whether the file's input holds integers. The graph reads floats all the same.
-    pub integer_input: bool,
+    /// What the file says of the graph's inputs, in their order.
+    pub inputs: Vec<FileInput>,
     /// For each node of the graph the file's nodes that it comes from, as indices: first the operator itself, then what
     /// was folded into it, in order. None where it is no node of the file: what was written in several operators.
     pub origins: Vec<Vec<usize>>,
@@ -72,6 +70,26 @@ pub struct Model {
     pub bytes: u64,
     /// SHA-256 of the file's bytes and of the external data used, in order.
     pub digest: [u8; 32],
+}
+
+/// How an input is in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileInput {
+    /// Whether it is `[batch, height, width, channels]`. The graph reads `[batch, channels, height, width]` all the same.
+    pub channels_last: bool,
+    /// Whether it holds integers. The graph reads floats all the same.
+    pub integer: bool,
+}
+
+impl Model {
+    /// What a sample gives the graph's input `index`, in the order of the file.
+    pub fn file_shape(&self, index: usize) -> SampleShape {
+        let shape = &self.graph.value(self.graph.inputs[index]).shape;
+        match shape[..] {
+            [c, h, w] if self.inputs[index].channels_last => vec![h, w, c],
+            _ => shape.clone(),
+        }
+    }
 }
 
 /// Reads and imports an ONNX file that leaves nothing open; see [`Reading::load`].

@@ -6,12 +6,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::{
     cancel::{Cancel, Cancelled},
-    engine::{Engine, EngineError, GroupQuantization, Plan},
+    engine::{Engine, EngineError, GroupQuantization, Inputs, Plan},
     graph::{Graph, GroupId, Groups, ValueId},
     kernels::Kernels,
     quant::{
@@ -23,8 +22,8 @@ use crate::{
 /// Why a sample could not be had.
 pub type SampleError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Gives the network's input for a sample, a batch of one.
-pub type LoadSample<'a> = dyn Fn(usize) -> Result<Tensor, SampleError> + Sync + 'a;
+/// Gives the network's inputs for a sample, a batch of one.
+pub type LoadSample<'a> = dyn Fn(usize) -> Result<Inputs, SampleError> + Sync + 'a;
 
 /// A network whose group inputs and outputs will be observed.
 #[derive(Debug)]
@@ -276,7 +275,7 @@ impl Prepared {
         Ok(Calibrated { engine: self.engine, statistics: total, means, grids, biases })
     }
 
-    fn observe(&self, plan: &Plan, x: &Tensor) -> Result<Vec<Observation>, CalibrationError> {
+    fn observe(&self, plan: &Plan, x: &Inputs) -> Result<Vec<Observation>, CalibrationError> {
         let mut seen = Vec::new();
         let mut broken = None;
         plan.run_seen(x, false, &mut |s| {

@@ -3,16 +3,15 @@
 
 mod onnxruntime;
 
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-pub use onnxruntime::{OnnxRuntime, Session};
+pub use onnxruntime::{Network, OnnxRuntime, Session};
 
 use crate::{
     cancel::Cancel,
-    engine::{EngineError, Plan, Representation},
+    engine::{EngineError, Inputs, Plan, Representation},
     evaluate::{EvaluateError, Gate, LatencyError, Protocol, Quartiles, Samples, Score, largest},
     export::Exported,
     graph::Groups,
@@ -184,29 +183,25 @@ impl Accuracy {
     }
 }
 
-/// The network's input in rows of channels, as other engines read it.
-fn row_major(x: &Tensor) -> Result<Vec<f32>, VerifyError> {
-    Ok(x.flatten_all().and_then(|x| x.to_vec1()).map_err(EngineError::from)?)
-}
-
-/// Runs the exported file `path` in ONNX Runtime and compares with `ours`, the outputs of `converted` for `samples`.
+/// Runs the exported network in ONNX Runtime and compares with `ours`, the outputs of `converted` for `samples`.
 ///
 /// # Errors
 /// A file that ONNX Runtime refuses, or samples that cannot be read.
 pub fn compare(
     runtime: &OnnxRuntime,
-    path: &Path,
+    network: Network<'_>,
     samples: &dyn Samples,
     labels: &[u32],
     ours: &[Vec<f32>],
     cancel: &Cancel,
 ) -> Result<Comparison, VerifyError> {
-    let mut session = runtime.session(path, 1)?;
+    let mut session = runtime.session(network, 1)?;
     let mut theirs = Vec::with_capacity(ours.len());
     for index in 0..samples.len() {
         cancel.check().map_err(EvaluateError::from)?;
         let (x, _) = samples.load(index).map_err(VerifyError::Sample)?;
-        theirs.push(session.run(x.dims(), &row_major(&x)?)?);
+        let feed = session.feed(&x)?;
+        theirs.push(session.run(&feed)?);
     }
     let mut energies = Energies::default();
     let (mut agree, mut largest_difference, mut disagree) = (0, 0f32, Vec::new());
@@ -244,7 +239,7 @@ pub fn compare(
 /// As for [`compare`].
 pub fn compare_layers(
     runtime: &OnnxRuntime,
-    probed: &Path,
+    probed: Network<'_>,
     exported: &Exported,
     (converted, groups): (&Converted, &Groups),
     samples: &dyn Samples,
@@ -253,7 +248,8 @@ pub fn compare_layers(
     let mut equal = vec![(0u64, 0u64, 0u8); exported.probes.len()];
     for index in 0..samples.len().min(LAYER_SAMPLES) {
         let (x, _) = samples.load(index).map_err(VerifyError::Sample)?;
-        let theirs = session.integers(x.dims(), &row_major(&x)?, exported.probes.iter().map(|p| p.value.as_str()))?;
+        let feed = session.feed(&x)?;
+        let theirs = session.integers(&feed, exported.probes.iter().map(|p| p.value.as_str()))?;
         let mut ours = vec![Vec::new(); exported.probes.len()];
         converted.plan.run_seen(&x, false, &mut |seen| {
             let probe = exported.probes.iter().position(|p| groups.get(p.group).output == seen.value);
@@ -296,19 +292,19 @@ pub fn compare_layers(
 /// A network that cannot be run, or a gate that cannot be had.
 pub fn latency(
     runtime: &OnnxRuntime,
-    path: &Path,
+    network: Network<'_>,
     plan: &Plan,
-    x: &Tensor,
+    x: &Inputs,
     protocol: Protocol,
     cancel: &Cancel,
 ) -> Result<[Option<f64>; 2], VerifyError> {
     let threads = protocol.threads;
-    let mut session = runtime.session(path, threads)?;
+    let mut session = runtime.session(network, threads)?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
         .map_err(|source| LatencyError::Threads { threads, source })?;
-    let data = row_major(x)?;
+    let feed = session.feed(x)?;
     let _gate = Gate::latency(cancel)?;
     let mut times = [Vec::new(), Vec::new()];
     for run in 0..protocol.warmup + protocol.runs {
@@ -317,7 +313,7 @@ pub fn latency(
             let start = Instant::now();
             match engine {
                 0 => drop(pool.install(|| plan.run(x, threads > 1))?),
-                _ => drop(session.run(x.dims(), &data)?),
+                _ => drop(session.run(&feed)?),
             }
             if run >= protocol.warmup {
                 times[engine].push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));

@@ -3,10 +3,9 @@
 
 use std::path::Path;
 
-use candle_core::Tensor;
 use qtuned::{
     cancel::Cancel,
-    engine::{Plan, input_tensor},
+    engine::{Inputs, Plan},
     graph::GroupId,
     kernels::Kernels,
     onnx,
@@ -17,9 +16,9 @@ use qtuned::{
 const SAMPLES: usize = 8;
 
 /// A reproducible picture.
-fn picture(seed: usize) -> Tensor {
+fn picture(seed: usize) -> Inputs {
     let pixels = (0..28 * 28).map(|i| ((i * 31 + seed * 97 + i * i % 7) % 256) as f32 / 128.0 - 1.0).collect();
-    input_tensor(pixels, 1, [28, 28, 1]).unwrap()
+    Inputs::pictures(pixels, 1, [28, 28, 1]).unwrap()
 }
 
 fn calibrated() -> Calibrated {

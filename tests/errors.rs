@@ -9,17 +9,18 @@ use bench::{Bench, write_npy};
 use onnx_file::{BATCH, Build, Number, Open, int, ints, value};
 use qtuned::{
     cancel::Cancel,
-    dataset::Dataset,
+    dataset::{Dataset, npy_header},
     job,
     onnx::proto::{StringStringEntryProto, TensorProto, data_type},
 };
 
 /// The enums of errors that models, data and jobs can raise, and where they are.
-const ENUMS: [(&str, &str); 13] = [
+const ENUMS: [(&str, &str); 14] = [
     ("src/job/load.rs", "JobError"),
     ("src/quant/mapping.rs", "MappingError"),
     ("src/quant/qconfig.rs", "QConfigError"),
     ("src/pipeline/run.rs", "PipelineError"),
+    ("src/pipeline/form.rs", "FormError"),
     ("src/dataset/error.rs", "DatasetError"),
     ("src/onnx/error.rs", "OnnxError"),
     ("src/onnx/error.rs", "TensorError"),
@@ -53,7 +54,17 @@ const RAISED: &[(&str, Raise)] = &[
     ("QConfigError::PercentileUnused", |b| b.job("qconfig={'': {activation: {observer: minmax, percentile: 99}}}")),
     ("QConfigError::OneSidedWeight", |b| b.job("qconfig={'': {weight: {quant_min: 0}}}")),
     ("PipelineError::NothingToQuantize", |b| b.job("qconfig={'': null}")),
-    ("PipelineError::Shape", |b| b.job("data.preprocess.center_crop=8")),
+    ("FormError::Shape", |b| b.job("data.preprocess.center_crop=8")),
+    ("FormError::SeveralInputs", |b| {
+        two_inputs().write(b.path().join("m.onnx"));
+        b.job("name=b")
+    }),
+    ("FormError::NoArray", |b| {
+        two_inputs().write(b.path().join("m.onnx"));
+        b.arrays("x", &[3, 10, 12])
+    }),
+    ("FormError::NoInput", |b| b.arrays("y", &[3, 10, 12])),
+    ("FormError::ArrayShape", |b| b.arrays("x", &[4])),
     ("PipelineError::NoPictures", |b| {
         vector().node("Relu", &["x"], "y", &[]).write(b.path().join("m.onnx"));
         b.refused(&["init", "m.onnx", "labels.csv", "-o", "-"])
@@ -128,7 +139,8 @@ const RAISED: &[(&str, Raise)] = &[
     }),
     ("OnnxError::Model", |b| {
         let inputs = ["x", "z"].map(|name| value(name, data_type::FLOAT, &[BATCH, Number(4)]));
-        b.model(Build::new(&inputs, &["y"]).node("Add", &["x", "z"], "y", &[]))
+        Build::new(&inputs, &["y"]).node("Add", &["x", "z"], "y", &[]).write(b.path().join("m.onnx"));
+        b.refused(&["inspect", "m.onnx", "--model-input", "x"])
     }),
     ("OnnxError::Opset", |b| {
         let mut old = vector().node("Relu", &["x"], "y", &[]);
@@ -225,6 +237,7 @@ trait Scene {
     fn run(&self, sets: &[&str]) -> String;
     fn model(&self, build: Build) -> String;
     fn constant(&self, change: fn(&mut TensorProto)) -> String;
+    fn arrays(&self, input: &str, shape: &[usize]) -> String;
     fn external(&self, entries: &[(&str, &str)]) -> String;
     fn labels(&self, label: fn(u32) -> u32);
     fn apart(&self);
@@ -270,6 +283,17 @@ impl Scene for Bench {
         let mut build = vector().floats("w", &[4, 2], &[0.5; 8]).node("MatMul", &["x", "w"], "y", &[]);
         change(&mut build.graph().initializer[0]);
         self.model(build)
+    }
+
+    /// What the job says with an array of 24 samples for one input.
+    fn arrays(&self, input: &str, shape: &[usize]) -> String {
+        let dims = [&[24], shape].concat();
+        write_npy(&self.path().join("x.npy"), &dims, &vec![0.5; dims.iter().product()]);
+        let labels = [npy_header("<i8", &[24]), vec![0; 8 * 24]].concat();
+        fs::write(self.path().join("y.npy"), labels).unwrap();
+        self.job(&format!(
+            "data={{images: {{npy: {{inputs: {{{input}: x.npy}}, labels: y.npy}}}}, split: {{calibrate: 4}}}}"
+        ))
     }
 
     fn external(&self, entries: &[(&str, &str)]) -> String {
@@ -335,6 +359,13 @@ fn scene() -> Bench {
          {metric: agreement, max_drop: 0.01}, search: {max_trials: 3}, measure: {latency: {runs: 2, warmup: 0}}}",
     );
     bench
+}
+
+/// A classifier of pictures, whose second input is a factor.
+fn two_inputs() -> Build {
+    Build::new(&[picture_input(), value("z", data_type::FLOAT, &[BATCH, Number(2)])], &["y"])
+        .classifier("x", 3, "features")
+        .node("Mul", &["features", "z"], "y", &[])
 }
 
 fn picture_input() -> qtuned::onnx::proto::ValueInfoProto {

@@ -2,11 +2,10 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use candle_core::Tensor;
 use prost::Message;
 use qtuned::{
     cancel::Cancel,
-    engine::{Engine, input_tensor},
+    engine::{Engine, Inputs},
     export::{self, Exported, Source, Target, Tool},
     graph::Groups,
     kernels::Kernels,
@@ -35,9 +34,9 @@ fn noise(len: usize, seed: u32) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-fn input(model: &Model, seed: u32) -> Tensor {
-    let [c, h, w] = model.graph.value(model.graph.input).shape[..] else { panic!("the input is a picture") };
-    input_tensor(noise(c * h * w, seed), 1, [h, w, c]).unwrap()
+fn input(model: &Model, seed: u32) -> Inputs {
+    let [c, h, w] = model.graph.value(model.graph.inputs[0]).shape[..] else { panic!("the input is a picture") };
+    Inputs::pictures(noise(c * h * w, seed), 1, [h, w, c]).unwrap()
 }
 
 /// A model in a qconfig, calibrated on noise, with groups of these indices in fp32.

@@ -103,7 +103,43 @@ def check_lists():
     check(["features.1.conv.0.0", None] in torch["module_name"], f"torch: {torch['module_name']}")
 
 
+def check_several_inputs():
+    """A network of two inputs for samples, a fixed one and two outputs, of which the second counts."""
+    random = numpy.random.default_rng(0)
+    tensor, shape = onnx.helper.make_tensor_value_info, ["N", 8, 6, 3]
+    inputs = [tensor("pixels", onnx.TensorProto.UINT8, shape), tensor("factor", onnx.TensorProto.FLOAT, ["one"]),
+              tensor("tokens", onnx.TensorProto.INT64, ["N", 4])]
+    outputs = [tensor(name, onnx.TensorProto.FLOAT, ["N", 5]) for name in ["features", "scores"]]
+    constants = {"w": random.normal(size=(5, 3, 3, 3)) / 50, "m": random.normal(size=(4, 5))}
+    constants = [onnx.numpy_helper.from_array(value.astype(numpy.float32), name) for name, value in constants.items()]
+    node = onnx.helper.make_node
+    nodes = [
+        node("Transpose", ["pixels"], ["t"], perm=[0, 3, 1, 2]), node("Cast", ["t"], ["p"], to=1),
+        node("Mul", ["p", "factor"], ["s"]), node("Conv", ["s", "w"], ["c"], name="conv"), node("Relu", ["c"], ["r"]),
+        node("GlobalAveragePool", ["r"], ["g"]), node("Flatten", ["g"], ["features"]),
+        node("Cast", ["tokens"], ["n"], to=1), node("MatMul", ["n", "m"], ["d"], name="tokens/product"),
+        node("Add", ["features", "d"], ["scores"], name="sum"),
+    ]
+    graph = onnx.helper.make_graph(nodes, "several", inputs, outputs, constants)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), FOLDER / "several.onnx")
+    numpy.save(FOLDER / "pixels.npy", random.integers(0, 256, (80, 8, 6, 3), dtype=numpy.uint8))
+    numpy.save(FOLDER / "tokens.npy", random.integers(-3, 4, (80, 4)))
+    numpy.save(FOLDER / "labels.npy", random.integers(0, 5, 80))
+    (FOLDER / "several.yaml").write_text(
+        "{name: several, model: {onnx: several.onnx, fixed: {factor: 0.25}, output: scores}, "
+        "data: {images: {npy: {inputs: {pixels: pixels.npy, tokens: tokens.npy}, labels: labels.npy}}, "
+        "split: {calibrate: 16, search: 32, certify: 32}}, budget: {metric: agreement, max_drop: 0.9}}"
+    )
+    qtuned("run", "several.yaml")
+    certificate = verify("several", "--trial", 1)
+    engine = certificate["engine"]
+    exact = certificate["warnings"] or engine["largest_difference"] == 0
+    check(exact and engine["layers"], f"several inputs: {engine}")
+
+
 def main():
+    check_several_inputs()
     qtuned("run", JOB)
     trials = json.loads(qtuned("trials", "--json"))
     trials = trials["trials"] if isinstance(trials, dict) else trials

@@ -8,7 +8,7 @@ use std::{
 use candle_core::Tensor;
 use qtuned::{
     cancel::Cancel,
-    engine::{Plan, input_tensor},
+    engine::{Inputs, Plan},
     graph::ValueId,
     kernels::Kernels,
     onnx, ptq,
@@ -16,9 +16,9 @@ use qtuned::{
 };
 
 /// A reproducible picture.
-fn picture(seed: usize) -> Tensor {
+fn picture(seed: usize) -> Inputs {
     let pixels = (0..28 * 28).map(|i| ((i * 31 + seed * 97) % 256) as f32 / 128.0 - 1.0).collect();
-    input_tensor(pixels, 1, [28, 28, 1]).unwrap()
+    Inputs::pictures(pixels, 1, [28, 28, 1]).unwrap()
 }
 
 fn bits(outputs: &[Tensor]) -> Vec<u32> {

@@ -16,6 +16,7 @@ use crate::{
     export,
     graph::Groups,
     kernels::Kernels,
+    onnx::Model,
     ptq,
     search::Key,
     sensitivity::{GroupLoss, Losses, against},
@@ -72,13 +73,15 @@ pub(super) fn run(global: &Global, comparison: &Comparison<'_>) -> Result<()> {
     let reading = comparison.reading.reading();
     let (bytes, model) = read_model(quantized, &reading)?;
     let (_, fp32) = read_model(original, &reading)?;
-    let shape = |model: &crate::onnx::Model| model.graph.value(model.graph.input).shape.clone();
-    if (shape(&model), model.channels_last) != (shape(&fp32), fp32.channels_last) {
-        let (read, other) = (inspect::shape(&shape(&model)), inspect::shape(&shape(&fp32)));
+    let read = |model: &Model| (0..model.inputs.len()).map(|index| model.file_shape(index)).collect::<Vec<_>>();
+    let layouts = |model: &Model| model.inputs.iter().map(|input| input.channels_last).collect::<Vec<_>>();
+    if (read(&model), layouts(&model)) != (read(&fp32), layouts(&fp32)) {
+        let shapes = |model| read(model).iter().map(|shape| inspect::shape(shape)).collect::<Vec<_>>().join(" and ");
+        let (read, other) = (shapes(&model), shapes(&fp32));
         bail!("{} reads {read}, and {} reads {other}: these are two networks", quantized.display(), original.display());
     }
     let x = input::read(input, &model)?;
-    let samples = comparison.samples.min(x.dim(0)?);
+    let samples = comparison.samples.min(x.batch());
     let kernels = Kernels::detect()?;
     let groups = Arc::new(Groups::of(&model.graph));
     let found = export::imported(&bytes, &model, &groups, &Key(model.digest).to_string())?;
@@ -89,7 +92,7 @@ pub(super) fn run(global: &Global, comparison: &Comparison<'_>) -> Result<()> {
     let restored = ptq::restore(&engine, &qconfig).with_context(|| quantized.display().to_string())?;
     let original_groups = Arc::new(Groups::of(&fp32.graph));
     let fp32 = Engine::new(Arc::new(fp32.graph), original_groups, kernels);
-    let load = |sample: usize| Ok(x.narrow(0, sample, 1)?);
+    let load = |sample: usize| Ok(x.sample(sample)?);
     let cancel = Cancel::default();
     let threads = comparison.threads.map_or_else(available_threads, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     cancel::Cancel,
+    engine::Inputs,
     evaluate::Metric,
     graph::Groups,
     pipeline::{self, GroupFacts, Subject},
@@ -37,7 +38,8 @@ const MADE_UP: usize = 8;
 /// Measure how much each group loses in int8, the worst first, without a search
 ///
 /// Of a job: its starting qconfig, on its calibrate split. Of a model: on an array of what it reads, preprocessed,
-/// [batch, ...] in a .npy file; without one on made-up numbers, which tell something of the weights alone.
+/// [batch, ...] in a .npy file, or in a .npz file one for each input by its name; without one on made-up numbers, which
+/// tell something of the weights alone.
 ///
 /// The four signal-to-noise ratios are those of `qtuned groups`. Nothing is recorded.
 #[derive(Args, Debug)]
@@ -200,12 +202,12 @@ fn of_model(global: &Global, args: &AnalyzeArgs) -> Result<(Analyzed, Vec<GroupF
         bail!("{}: the model has no group that this qconfig quantizes", args.what.display());
     }
     let x = args.input.as_deref().map(|path| input::read(path, &model)).transpose()?;
-    let calibrated = x.as_ref().map_or(Ok(MADE_UP), |x| x.dim(0))?;
+    let calibrated = x.as_ref().map_or(MADE_UP, Inputs::batch);
     let samples = args.samples.map_or(SAMPLES, |samples| samples as usize).min(calibrated);
     let rank_by = args.rank_by.map_or(RankBy::default(), RankBy::from);
     let terminal = Terminal::new(Metric::Sqnr, rank_by, global.json);
     let load = |sample: usize| match &x {
-        Some(x) => Ok(x.narrow(0, sample, 1)?),
+        Some(x) => Ok(x.sample(sample)?),
         None => Ok(input::noise(&model.graph, 1, sample as u64)?),
     };
     let subject =

@@ -10,8 +10,9 @@ use super::{Global, available_threads, format, inspect, print, print_json, readi
 use crate::{
     cancel::Cancel,
     dataset::recognize,
+    graph::ValueId,
     job::{self, JobSpec},
-    onnx::{Model, Reading},
+    onnx::{FileInput, Model, Reading},
     output,
     pipeline::{self, Guess, Guesses},
 };
@@ -118,10 +119,13 @@ impl Draft<'_> {
     fn yaml(&self) -> Result<String> {
         let Draft { spec, reading, model, guesses } = self;
         let graph = &model.graph;
-        let input = graph.value(graph.input);
-        let shape = inspect::shape(&input.shape);
-        let layout = if model.channels_last { ", in the file with the channels last" } else { "" };
-        let kind = if model.integer_input { "integers" } else { "floats" };
+        let input = |(&input, file): (&ValueId, &FileInput)| {
+            let input = graph.value(input);
+            let layout = if file.channels_last { ", in the file with the channels last" } else { "" };
+            let kind = if file.integer { "integers" } else { "floats" };
+            format!("{} of {} {kind}{layout}", comment(&input.name), inspect::shape(&input.shape))
+        };
+        let inputs: Vec<String> = graph.inputs.iter().zip(&model.inputs).map(input).collect();
         let outputs: Vec<String> = graph
             .outputs
             .iter()
@@ -135,9 +139,9 @@ impl Draft<'_> {
             "# Written by `qtuned init`. `qtuned schema` describes every field; save what it prints and name the file here:\n\
              # yaml-language-server: $schema=qtuned.schema.json\n\
              name: {}\n\
-             model:\n  # Input {} of {shape} {kind}{layout}; output {}{several}.\n  onnx: {}\n",
+             model:\n  # Input {}; output {}{several}.\n  onnx: {}\n",
             scalar(&spec.name),
-            comment(&input.name),
+            inputs.join(", "),
             comment(&outputs.join(", ")),
             scalar(&spec.model.onnx.to_string_lossy()),
         );
@@ -145,7 +149,7 @@ impl Draft<'_> {
             yaml += &format!("  input: {}\n", scalar(input));
         }
         if let Some(shape) = &reading.shape {
-            yaml += &format!("  shape: {shape:?}\n");
+            yaml += &format!("  shape: {}\n", serde_json::to_string(shape)?);
         }
         if !reading.fixed.is_empty() {
             yaml += &format!("  fixed: {}\n", serde_json::to_string(&reading.fixed)?);

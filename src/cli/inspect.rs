@@ -77,16 +77,18 @@ pub(super) fn totals(model: &Model, groups: &Groups) -> String {
     let graph = &model.graph;
     let in_groups = groups.all().iter().map(|group| group.macs).sum();
     let producer = if model.producer.is_empty() { "an unnamed tool" } else { &model.producer };
+    let inputs: Vec<String> = graph.inputs.iter().map(|value| shape(&graph.value(*value).shape)).collect();
     let outputs: Vec<String> = graph.outputs.iter().map(|value| shape(&graph.value(*value).shape)).collect();
     format!(
         "{} and {}; {} MACs, {} in groups; {} parameters\n\
-         input {}, output {}; opset {} by {producer}, {}\n",
+         {} {}, output {}; opset {} by {producer}, {}\n",
         format::plural(groups.len(), "group"),
         format::plural(graph.nodes.len(), "node"),
         format::count(macs(graph)),
         format::count(in_groups),
         format::count(parameters(graph)),
-        shape(&graph.value(graph.input).shape),
+        if inputs.len() == 1 { "input" } else { "inputs" },
+        inputs.join(", "),
         outputs.join(", "),
         model.opset,
         format::bytes(model.bytes),

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Global, deployment::Qconfig, format, input, inspect, print, print_json, reading::ReadingArgs};
 use crate::{
     cancel::Cancel,
-    engine::Plan,
+    engine::{Inputs, Plan},
     kernels::Kernels,
     onnx::Model,
     ptq,
@@ -23,7 +23,8 @@ const SHOWN: usize = 5;
 
 /// Run a model on an array and show what it computes
 ///
-/// The array is what the model reads, preprocessed: [batch, ...] in a .npy file. Without a qconfig the model runs in
+/// The array is what the model reads, preprocessed: [batch, ...] in a .npy file; for several inputs a .npz file has one
+/// for each, by its name. Without a qconfig the model runs in
 /// fp32. A qconfig without grids is calibrated on that very array.
 #[derive(Args, Debug)]
 #[command(
@@ -76,7 +77,7 @@ pub(super) fn run(global: &Global, args: &PredictArgs) -> Result<()> {
     print(&text)
 }
 
-fn plan(model: &Model, args: &PredictArgs, x: &Tensor) -> Result<Plan> {
+fn plan(model: &Model, args: &PredictArgs, x: &Inputs) -> Result<Plan> {
     let prepared = ptq::prepare(model.graph.clone(), Kernels::detect()?);
     let (mapping, place) = match (&args.qconfig, args.preset) {
         (None, None) => return Ok(prepared.engine().fp32_plan()),
@@ -93,8 +94,8 @@ fn plan(model: &Model, args: &PredictArgs, x: &Tensor) -> Result<Plan> {
         },
     };
     let qconfigs = mapping.resolve(prepared.engine().groups()).with_context(|| place.display().to_string())?;
-    let load = |sample: usize| Ok(x.narrow(0, sample, 1)?);
-    let calibrated = prepared.calibrate(x.dim(0)?, &load, &Cancel::default(), &|_| ())?;
+    let load = |sample: usize| Ok(x.sample(sample)?);
+    let calibrated = prepared.calibrate(x.batch(), &load, &Cancel::default(), &|_| ())?;
     Ok(calibrated.convert(&qconfigs).plan)
 }
 

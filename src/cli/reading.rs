@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::onnx::Reading;
+use crate::onnx::{Reading, SampleShapes, Sizes};
 
 /// As `model:` of a job.
 #[derive(Args, Debug)]
@@ -12,9 +12,9 @@ pub(super) struct ReadingArgs {
     #[arg(long, value_name = "NAME")]
     model_input: Option<String>,
 
-    /// Shape of one sample in the order of the file, such as 3x224x224
-    #[arg(long, value_name = "SHAPE", value_parser = shape)]
-    model_shape: Option<Shape>,
+    /// Shape of one sample in the order of the file, such as 3x224x224. Of several inputs each is given: ids=128
+    #[arg(long, value_name = "[NAME=]SHAPE", value_parser = shape)]
+    model_shape: Vec<Shape>,
 
     /// Another input, filled with a number. May be given more than once
     #[arg(long, value_name = "NAME=NUMBER", value_parser = fixed)]
@@ -25,14 +25,15 @@ pub(super) struct ReadingArgs {
     model_output: Option<String>,
 }
 
-/// Sizes of a sample.
+/// Sizes of a sample, and of which input.
 #[derive(Clone, Debug)]
-struct Shape(Vec<usize>);
+struct Shape(Option<String>, Sizes);
 
 fn shape(text: &str) -> Result<Shape, &'static str> {
+    let (name, text) = text.rsplit_once('=').map_or((None, text), |(name, sizes)| (Some(name.to_owned()), sizes));
     let size = |part: &str| part.parse().ok().filter(|&size| (1..=1 << 20).contains(&size));
     let sizes: Option<Vec<usize>> = text.split(['x', '×', ',']).map(size).collect();
-    sizes.map(Shape).ok_or("expected sizes without the batch, such as 3x224x224")
+    sizes.map(|sizes| Shape(name, Sizes(sizes))).ok_or("expected sizes without the batch, such as 3x224x224")
 }
 
 fn fixed(text: &str) -> Result<(String, f64), &'static str> {
@@ -46,9 +47,19 @@ impl ReadingArgs {
     pub(super) fn reading(&self) -> Reading {
         Reading {
             input: self.model_input.clone(),
-            shape: self.model_shape.clone().map(|shape| shape.0),
+            shape: self.shape(),
             fixed: self.model_fixed.iter().cloned().collect(),
             output: self.model_output.clone(),
+        }
+    }
+
+    /// One that has no name is of the one input, and then there is no other.
+    fn shape(&self) -> Option<SampleShapes> {
+        let each = || self.model_shape.iter().map(|Shape(name, sizes)| Some((name.clone()?, sizes.clone()))).collect();
+        match (&self.model_shape[..], each()) {
+            ([], _) => None,
+            (_, Some(each)) => Some(SampleShapes::Each(each)),
+            ([.., Shape(_, sizes)], None) => Some(SampleShapes::One(sizes.clone())),
         }
     }
 
@@ -56,7 +67,7 @@ impl ReadingArgs {
     pub(super) fn given(&self) -> Option<&'static str> {
         let flags = [
             ("--model-input", self.model_input.is_some()),
-            ("--model-shape", self.model_shape.is_some()),
+            ("--model-shape", !self.model_shape.is_empty()),
             ("--model-fixed", !self.model_fixed.is_empty()),
             ("--model-output", self.model_output.is_some()),
         ];

@@ -22,13 +22,13 @@ use crate::{
     evaluate::{Gate, Protocol, fingerprint, outputs},
     export::{self, Exported, Target},
     graph::Groups,
-    job,
-    onnx::Reading,
-    output,
-    pipeline::SplitSamples,
+    job, output,
+    pipeline::{SplitSamples, check_form},
     ptq,
     search::Key,
-    verify::{self, Accuracy, Certificate, Comparison, Hashes, LayerComparison, OnnxRuntime, Reread, Tolerance},
+    verify::{
+        self, Accuracy, Certificate, Comparison, Hashes, LayerComparison, Network, OnnxRuntime, Reread, Tolerance,
+    },
 };
 
 /// Check that a quantized network behaves where it is deployed as it was measured
@@ -83,15 +83,9 @@ enum Peer {
 
 pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     let deployment = args.deployment.find(global)?.read()?;
-    let Reading { input, fixed, output, shape: _ } = &deployment.reading;
-    if args.engine.is_some() && (input.is_some() || !fixed.is_empty() || output.is_some()) {
-        bail!(
-            "--engine gives a model one input and reads its first output, and this one is read otherwise: see `model:`"
-        );
-    }
     let cancel = Cancel::default();
     let dataset = open_data(args, &deployment, &cancel)?;
-    let samples = SplitSamples { dataset: &dataset, part: Part::Certify, order: None };
+    let samples = SplitSamples { dataset: &dataset, model: &deployment.model, part: Part::Certify, order: None };
     let labels: Vec<u32> = dataset.labels(Part::Certify).map(|(_, label)| label).collect();
     let (engine, restored) = deployment.restore()?;
     let latency = deployment.spec.as_ref().map(|spec| spec.measure.latency.clone()).unwrap_or_default();
@@ -121,13 +115,14 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
         None => None,
         Some(Peer::Onnxruntime) => {
             let runtime = OnnxRuntime::load(&args.library)?;
-            let (model, probed) = files;
-            let mut comparison = verify::compare(&runtime, &model, &samples, &labels, &ours, &cancel)?;
+            let network = |path| Network { path, model: &deployment.model, reading: &deployment.reading };
+            let (model, probed) = (network(&files.0), network(&files.1));
+            let mut comparison = verify::compare(&runtime, model, &samples, &labels, &ours, &cancel)?;
             comparison.layers =
-                verify::compare_layers(&runtime, &probed, &exported, (&restored, &deployment.groups), &samples)?;
+                verify::compare_layers(&runtime, probed, &exported, (&restored, &deployment.groups), &samples)?;
             let (x, _) = crate::evaluate::Samples::load(&samples, 0).map_err(|error| anyhow::anyhow!(error))?;
             [comparison.qtuned_ns, comparison.engine_ns] =
-                verify::latency(&runtime, &model, &restored.plan, &x, protocol, &cancel)?;
+                verify::latency(&runtime, model, &restored.plan, &x, protocol, &cancel)?;
             Some(comparison)
         }
     };
@@ -179,14 +174,7 @@ fn open_data(args: &VerifyArgs, deployment: &Deployment, cancel: &Cancel) -> Res
         (None, Some(spec)) => Dataset::open(&spec.data, Path::new("/"), None, cancel)?,
         (None, None) => bail!("--data is needed: a model and a qconfig do not say what to evaluate them on"),
     };
-    let [height, width, channels] = dataset.shape();
-    let graph = &deployment.model.graph;
-    if graph.value(graph.input).shape[..] != [channels, height, width] {
-        bail!(
-            "samples of {height}×{width} pixels with {channels} channels do not fit the model's input {}",
-            super::inspect::shape(&graph.value(graph.input).shape)
-        );
-    }
+    check_form(&deployment.model, dataset.form())?;
     if dataset.len(Part::Certify) == 0 {
         bail!("the data has no certify split: data.split.certify of the job sets samples aside");
     }

@@ -4,12 +4,13 @@
 //! whatever length the file claims. The headers of the arrays wanted here have one flat form.
 
 use std::io::{Read, Seek};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::array::{Integers, PixelArray};
 use super::error::{DatasetError, Fault};
 use super::file;
-use super::spec::NpyFiles;
+use super::numbers::{InputArrays, NumberArray, Numbers};
+use super::spec::{NpyFiles, NpyInputs};
 
 /// Longest header that is read. numpy writes 128 bytes for arrays like these.
 const MAX_HEADER_BYTES: u32 = 1 << 16;
@@ -32,9 +33,29 @@ pub(super) fn read(files: &NpyFiles) -> Result<(PixelArray, Vec<u32>), DatasetEr
         PixelArray::in_file(opened, &files.images, start, &header.shape)
     };
     let images = images().map_err(|fault| fault.in_file(&files.images))?;
-    let (mut opened, length) = file::open(&files.labels)?;
-    let labels = parse(&mut opened, length).and_then(|npy| labels(&npy));
-    Ok((images, labels.map_err(|fault| fault.in_file(&files.labels))?))
+    Ok((images, read_labels(&files.labels)?))
+}
+
+/// What each input reads, which stays in its file, and labels; the paths are already resolved.
+pub(super) fn read_inputs(files: &NpyInputs) -> Result<(InputArrays, Vec<u32>), DatasetError> {
+    let input = |(name, path): (&String, &PathBuf)| {
+        let (mut opened, length) = file::open(path)?;
+        let array = || -> Result<NumberArray, Fault> {
+            let header = Header::read(&mut opened)?;
+            let numbers = header.numbers()?;
+            let start = opened.stream_position()?;
+            file::check_claim(&header.shape, header.item_bytes, length.saturating_sub(start))?;
+            NumberArray::in_file(opened, path, start, numbers, &header.shape)
+        };
+        Ok((name.clone(), array().map_err(|fault| fault.in_file(path))?))
+    };
+    let inputs = files.inputs.iter().map(input).collect::<Result<_, DatasetError>>()?;
+    Ok((inputs, read_labels(&files.labels)?))
+}
+
+fn read_labels(path: &Path) -> Result<Vec<u32>, DatasetError> {
+    let (mut opened, length) = file::open(path)?;
+    parse(&mut opened, length).and_then(|npy| labels(&npy)).map_err(|fault| fault.in_file(path))
 }
 
 /// An array of numbers, in row-major order.
@@ -55,34 +76,12 @@ pub fn read_numbers(path: &Path) -> Result<Array, DatasetError> {
     parse(&mut opened, length).and_then(|npy| numbers(&npy)).map_err(|fault| fault.in_file(path))
 }
 
-fn numbers(npy: &Npy) -> Result<Array, Fault> {
-    let header = &npy.header;
-    if header.fortran_order && header.shape.len() > 1 {
-        let problem = "expected C order, found Fortran order: save numpy.ascontiguousarray of it";
-        return Err(Fault::new("order", problem));
-    }
-    let float = |item: &[u8]| {
-        let mut bits = [0u8; 8];
-        bits[..item.len()].copy_from_slice(item);
-        if header.big_endian {
-            bits[..item.len()].reverse();
-        }
-        let unsigned = u64::from_le_bytes(bits);
-        let shift = 64 - 8 * item.len() as u32;
-        match (header.kind, item.len()) {
-            ('f', 4) => f32::from_bits(unsigned as u32),
-            ('f', _) => f64::from_bits(unsigned) as f32,
-            ('i', _) => ((unsigned << shift) as i64 >> shift) as f32,
-            _ => unsigned as f32,
-        }
-    };
-    if !matches!((header.kind, header.item_bytes), ('f', 4 | 8) | ('i' | 'u', 1 | 2 | 4 | 8) | ('b', 1)) {
-        let problem = format!("expected float32, float64, an integer or bool, found {}", header.descr);
-        return Err(Fault::new("dtype", problem));
-    }
+/// The array as numbers.
+pub(super) fn numbers(npy: &Npy) -> Result<Array, Fault> {
+    let numbers = npy.header.numbers()?;
     // Read from memory that is there: the dimensions fit.
-    let dims = header.shape.iter().map(|&dim| dim as usize).collect();
-    Ok(Array { dims, data: npy.bytes.chunks_exact(header.item_bytes as usize).map(float).collect() })
+    let dims = npy.header.shape.iter().map(|&dim| dim as usize).collect();
+    Ok(Array { dims, data: numbers.values(&npy.bytes) })
 }
 
 /// What a `.npy` file of this dtype and shape starts with; the items follow in row-major order.
@@ -139,6 +138,26 @@ struct Header {
 }
 
 impl Header {
+    /// How the items of an array of numbers are stored.
+    fn numbers(&self) -> Result<Numbers, Fault> {
+        if self.fortran_order && self.shape.len() > 1 {
+            let problem = "expected C order, found Fortran order: save numpy.ascontiguousarray of it";
+            return Err(Fault::new("order", problem));
+        }
+        let (big_endian, item_bytes) = (self.big_endian, self.item_bytes as usize);
+        match (self.kind, item_bytes) {
+            ('f', 4) => Ok(Numbers::Float32 { big_endian }),
+            ('f', 8) => Ok(Numbers::Float64 { big_endian }),
+            ('i' | 'u', 1 | 2 | 4 | 8) | ('b', 1) => {
+                Ok(Numbers::Integers(Integers { item_bytes, signed: self.kind == 'i', big_endian }))
+            }
+            _ => {
+                let problem = format!("expected float32, float64, an integer or bool, found {}", self.descr);
+                Err(Fault::new("dtype", problem))
+            }
+        }
+    }
+
     fn check_pixels(&self) -> Result<(), Fault> {
         if (self.kind, self.item_bytes) != ('u', 1) {
             let problem = format!("expected dtype uint8 (|u1), found {}", self.descr);

@@ -7,7 +7,7 @@ use npyz::npz::NpzArchive;
 use super::array::PixelArray;
 use super::error::{DatasetError, Fault};
 use super::spec::NpzFile;
-use super::{file, npy};
+use super::{file, npy, npy::Array};
 
 /// Pixels and labels; `npz.file` is already resolved.
 pub(super) fn read(npz: &NpzFile) -> Result<(PixelArray, Vec<u32>), DatasetError> {
@@ -23,6 +23,20 @@ pub(super) fn read(npz: &NpzFile) -> Result<(PixelArray, Vec<u32>), DatasetError
         Ok((images, labels))
     };
     arrays().map_err(|fault| fault.in_file(&npz.file))
+}
+
+/// Reads the named arrays of a `.npz` file: floats, integers or booleans; what f32 cannot hold exactly is rounded.
+///
+/// # Errors
+/// A file that cannot be read, or lacks one of the arrays.
+pub fn read_named_numbers(path: &Path, names: &[&str]) -> Result<Vec<Array>, DatasetError> {
+    let (opened, length) = file::open(path)?;
+    let mut archive = NpzArchive::new(BufReader::new(opened)).map_err(|error| Fault::from(error).in_file(path))?;
+    let mut array = |name: &&str| {
+        let array = read_npy(&mut archive, name, length).and_then(|npy| npy::numbers(&npy));
+        array.map_err(|fault| in_array(fault, name).in_file(path))
+    };
+    names.iter().map(&mut array).collect()
 }
 
 /// Names of the arrays in an archive, sorted.

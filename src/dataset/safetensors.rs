@@ -1,4 +1,4 @@
-//! The safetensors format: uint8 pixels and integer labels as two tensors of one file.
+//! The safetensors format: pixels or other numbers, and integer labels, as tensors of one file.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,8 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::array::{Integers, PixelArray};
 use super::error::{DatasetError, Fault};
 use super::file;
-use super::spec::SafetensorsFile;
+use super::numbers::{InputArrays, NumberArray, Numbers};
+use super::spec::{SafetensorsFile, SafetensorsInputs};
 
 /// Longest header that is read. One of two tensors has some hundred bytes.
 const MAX_HEADER_BYTES: u64 = 1 << 20;
@@ -21,12 +22,33 @@ pub(super) fn read(spec: &SafetensorsFile) -> Result<(PixelArray, Vec<u32>), Dat
         let (header, start) = read_header(&mut opened, length)?;
         let images = Tensor::find(&header, &spec.images, start, length)?;
         let labels = Tensor::find(&header, &spec.labels, start, length)?;
-        images.check(images.info.dtype == Dtype::U8, "U8")?;
+        if images.info.dtype != Dtype::U8 {
+            return Err(images.unlike("U8"));
+        }
         let labels = labels.labels(&opened)?;
         let dims: Vec<u64> = images.info.shape.iter().map(|&dim| dim as u64).collect();
         let images_in = opened.try_clone()?;
         let images = PixelArray::in_file(images_in, &spec.file, images.start, &dims);
         Ok((images.map_err(|fault| in_tensor(fault, &spec.images))?, labels))
+    };
+    arrays().map_err(|fault| fault.in_file(&spec.file))
+}
+
+/// What each input reads, which stays in the file, and labels; the path is already resolved.
+pub(super) fn read_inputs(spec: &SafetensorsInputs) -> Result<(InputArrays, Vec<u32>), DatasetError> {
+    let (mut opened, length) = file::open(&spec.file)?;
+    let mut arrays = || -> Result<_, Fault> {
+        let (header, start) = read_header(&mut opened, length)?;
+        let input = |(input, name): (&String, &String)| {
+            let tensor = Tensor::find(&header, name, start, length)?;
+            let numbers = tensor.numbers().ok_or_else(|| tensor.unlike("F32, F64, integers or BOOL"))?;
+            let dims: Vec<u64> = tensor.info.shape.iter().map(|&dim| dim as u64).collect();
+            let array = NumberArray::in_file(opened.try_clone()?, &spec.file, tensor.start, numbers, &dims);
+            Ok((input.clone(), array.map_err(|fault| in_tensor(fault, name))?))
+        };
+        let inputs = spec.inputs.iter().map(input).collect::<Result<_, Fault>>()?;
+        let labels = Tensor::find(&header, &spec.labels, start, length)?.labels(&opened)?;
+        Ok((inputs, labels))
     };
     arrays().map_err(|fault| fault.in_file(&spec.file))
 }
@@ -81,16 +103,14 @@ impl<'a> Tensor<'a> {
         Ok(Tensor { name, info, start: start + from, bytes })
     }
 
-    fn check(&self, fits: bool, expected: &str) -> Result<(), Fault> {
-        let problem = || format!("expected {expected}, found {:?} {:?}", self.info.dtype, self.info.shape);
-        if fits { Ok(()) } else { Err(Fault::new(format!("tensor `{}`", self.name), problem())) }
+    fn unlike(&self, expected: &str) -> Fault {
+        let problem = format!("expected {expected}, found {:?} {:?}", self.info.dtype, self.info.shape);
+        Fault::new(format!("tensor `{}`", self.name), problem)
     }
 
-    fn labels(&self, mut file: &File) -> Result<Vec<u32>, Fault> {
-        use std::io::{Seek, SeekFrom};
-
+    fn integers(&self) -> Option<Integers> {
         let integers = |item_bytes, signed| Some(Integers { item_bytes, signed, big_endian: false });
-        let integers = match self.info.dtype {
+        match self.info.dtype {
             Dtype::U8 => integers(1, false),
             Dtype::I8 => integers(1, true),
             Dtype::U16 => integers(2, false),
@@ -100,11 +120,24 @@ impl<'a> Tensor<'a> {
             Dtype::U64 => integers(8, false),
             Dtype::I64 => integers(8, true),
             _ => None,
-        };
+        }
+    }
+
+    fn numbers(&self) -> Option<Numbers> {
+        match self.info.dtype {
+            Dtype::F32 => Some(Numbers::Float32 { big_endian: false }),
+            Dtype::F64 => Some(Numbers::Float64 { big_endian: false }),
+            Dtype::BOOL => Some(Numbers::Integers(Integers { item_bytes: 1, signed: false, big_endian: false })),
+            _ => self.integers().map(Numbers::Integers),
+        }
+    }
+
+    fn labels(&self, mut file: &File) -> Result<Vec<u32>, Fault> {
+        use std::io::{Seek, SeekFrom};
+
         let flat = matches!(self.info.shape[..], [_] | [_, 1]);
-        let Some(integers) = integers.filter(|_| flat) else {
-            self.check(false, "integers [N] or [N, 1]")?;
-            return Ok(Vec::new());
+        let Some(integers) = self.integers().filter(|_| flat) else {
+            return Err(self.unlike("integers [N] or [N, 1]"));
         };
         file.seek(SeekFrom::Start(self.start))?;
         let bytes = file::read_array(&mut file.take(self.bytes), &[self.bytes], 1, self.bytes);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use source::{IdxFiles, NpyFiles, NpzFile, ParquetFiles, SafetensorsFile, Source};
+pub use source::{IdxFiles, NpyFiles, NpyInputs, NpzFile, ParquetFiles, SafetensorsFile, SafetensorsInputs, Source};
 
 /// Longest side a job may ask for.
 const MAX_SIDE: u32 = 16_384;
@@ -33,7 +33,7 @@ pub struct DataSpec {
     /// file with one name a line. The path is relative to the job's file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_map: Option<PathBuf>,
-    /// From decoded pixels to network input.
+    /// From decoded pixels to network input; not of arrays, which hold what the network reads.
     #[serde(default)]
     pub preprocess: Preprocess,
     /// MiB of preprocessed pictures that are kept in memory, so that they are decoded once; 0 decodes at every use.

@@ -9,9 +9,10 @@ use super::array::{PixelArray, to_label};
 use super::error::DatasetError;
 use super::label_map::LabelMap;
 use super::list::check_inside;
+use super::numbers::InputArrays;
 use super::parquet::{self, Label};
 use super::picture::{Picture, decode};
-use super::spec::{NpyFiles, NpzFile, Orientation, SafetensorsFile, Source};
+use super::spec::{NpyFiles, NpyInputs, NpzFile, Orientation, SafetensorsFile, SafetensorsInputs, Source};
 use super::{file, idx, list, npy, npz, safetensors};
 
 /// The samples of one source in its own order.
@@ -35,6 +36,8 @@ enum Content {
     Files(PathBuf),
     /// Pixels of one array, one sample a row.
     Pixels(PixelArray),
+    /// Numbers of one array an input, one sample a row.
+    Arrays(InputArrays),
     /// Encoded pictures in Parquet files.
     Parquet(parquet::Pictures),
 }
@@ -77,6 +80,16 @@ impl Table {
                 let arrays = safetensors::read(&SafetensorsFile { file: origin.clone(), ..tensors.clone() })?;
                 from_array(origin, arrays, label_map)?
             }
+            Source::NpyInputs(files) => {
+                let inputs = files.inputs.iter().map(|(name, path)| (name.clone(), base.join(path))).collect();
+                let files = NpyInputs { inputs, labels: base.join(&files.labels) };
+                from_inputs(files.labels.clone(), npy::read_inputs(&files)?, label_map)?
+            }
+            Source::SafetensorsInputs(tensors) => {
+                let origin = base.join(&tensors.file);
+                let tensors = SafetensorsInputs { file: origin.clone(), ..tensors.clone() };
+                from_inputs(origin, safetensors::read_inputs(&tensors)?, label_map)?
+            }
             Source::Parquet(spec) => {
                 let origin = base.join(&spec.path);
                 let files = parquet::files(&origin)?;
@@ -104,7 +117,7 @@ impl Table {
     pub(super) fn place(&self, row: usize) -> String {
         match &self.content {
             Content::Files(folder) => folder.join(&self.rows[row].name).display().to_string(),
-            Content::Pixels(_) => format!("sample {row} of {}", self.origin.display()),
+            Content::Pixels(_) | Content::Arrays(_) => format!("sample {row} of {}", self.origin.display()),
             Content::Parquet(pictures) => pictures.place(row),
         }
     }
@@ -131,6 +144,9 @@ impl Table {
                 rows.map(|row| picture(folder, row)).chain([self.origin.clone()]).collect()
             }
             Content::Pixels(_) => vec![self.origin.clone()],
+            Content::Arrays(arrays) => {
+                arrays.iter().map(|(_, array)| array.path().to_owned()).chain([self.origin.clone()]).collect()
+            }
             Content::Parquet(pictures) => pictures.files(),
         }
     }
@@ -138,12 +154,20 @@ impl Table {
     /// The sample's array, if it is of one.
     pub(super) fn array(&self) -> Option<&PixelArray> {
         match &self.content {
-            Content::Files(_) | Content::Parquet(_) => None,
+            Content::Files(_) | Content::Arrays(_) | Content::Parquet(_) => None,
             Content::Pixels(array) => Some(array),
         }
     }
 
-    /// The picture, decoded.
+    /// The arrays that samples are, where they are no pictures.
+    pub(super) fn arrays(&self) -> Option<&InputArrays> {
+        match &self.content {
+            Content::Arrays(arrays) => Some(arrays),
+            Content::Files(_) | Content::Pixels(_) | Content::Parquet(_) => None,
+        }
+    }
+
+    /// The picture, decoded; an error for samples that are none.
     pub(super) fn picture(&self, row: usize, orientation: Orientation) -> Result<Picture, DatasetError> {
         match &self.content {
             Content::Files(folder) => {
@@ -157,10 +181,15 @@ impl Table {
                 width: array.width,
                 channels: array.channels,
             }),
+            Content::Arrays(_) => {
+                let problem = "expected a picture, found arrays".to_owned();
+                Err(DatasetError::Picture { sample: self.place(row), problem })
+            }
         }
     }
 
-    /// SHA-256 of the sample: of the encoded file, or of the pixels with their shape.
+    /// SHA-256 of the sample: of the encoded file, of the pixels with their shape, or of the numbers of each input with
+    /// their shape.
     pub(super) fn content_hash(&self, row: usize) -> Result<[u8; 32], DatasetError> {
         let mut hasher = Sha256::new();
         match &self.content {
@@ -179,6 +208,16 @@ impl Table {
                 }
                 hasher.update(array.sample(row)?);
             }
+            Content::Arrays(arrays) => {
+                hasher.update(b"arrays");
+                for (name, array) in arrays {
+                    hasher.update((name.len() as u64).to_le_bytes());
+                    hasher.update(name);
+                    hasher.update((array.dims.len() as u64).to_le_bytes());
+                    array.dims.iter().for_each(|&dim| hasher.update((dim as u64).to_le_bytes()));
+                    array.sample(row)?.iter().for_each(|value| hasher.update(value.to_bits().to_le_bytes()));
+                }
+            }
         }
         Ok(hasher.finalize().into())
     }
@@ -189,17 +228,37 @@ fn from_array(
     (pixels, labels): (PixelArray, Vec<u32>),
     label_map: Option<&LabelMap>,
 ) -> Result<Table, DatasetError> {
-    let wrong = |place: String, problem: String| DatasetError::Malformed { path: origin.clone(), place, problem };
-    if pixels.count != labels.len() {
-        return Err(wrong("samples".to_owned(), format!("found {} images and {} labels", pixels.count, labels.len())));
+    let rows = numbered(&origin, labels, [("images".to_owned(), pixels.count)], label_map)?;
+    Ok(Table::new(origin, rows, Content::Pixels(pixels)))
+}
+
+fn from_inputs(
+    origin: PathBuf,
+    (arrays, labels): (InputArrays, Vec<u32>),
+    label_map: Option<&LabelMap>,
+) -> Result<Table, DatasetError> {
+    let counts = arrays.iter().map(|(name, array)| (format!("samples for input `{name}`"), array.count));
+    let rows = numbered(&origin, labels, counts, label_map)?;
+    Ok(Table::new(origin, rows, Content::Arrays(arrays)))
+}
+
+/// A row for each label, if there are as many of everything else.
+fn numbered(
+    origin: &Path,
+    labels: Vec<u32>,
+    counts: impl IntoIterator<Item = (String, usize)>,
+    label_map: Option<&LabelMap>,
+) -> Result<Vec<Row>, DatasetError> {
+    let wrong = |place: String, problem: String| DatasetError::Malformed { path: origin.to_owned(), place, problem };
+    if let Some((what, count)) = counts.into_iter().find(|&(_, count)| count != labels.len()) {
+        return Err(wrong("samples".to_owned(), format!("found {count} {what} and {} labels", labels.len())));
     }
     let row = |(i, label): (usize, u32)| {
         let mapped = label_map.map(|map| map.label(&label.to_string())).transpose();
         let label = mapped.map_err(|problem| wrong(format!("label {i}"), problem))?.unwrap_or(label);
         Ok(Row { name: i.to_string(), label })
     };
-    let rows = labels.into_iter().enumerate().map(row).collect::<Result<_, DatasetError>>()?;
-    Ok(Table::new(origin, rows, Content::Pixels(pixels)))
+    labels.into_iter().enumerate().map(row).collect()
 }
 
 /// Classes that have names are known to a label map by these.

@@ -34,6 +34,10 @@ fn folder_of_ten() -> tempfile::TempDir {
     folder
 }
 
+fn picture(height: usize, width: usize, channels: usize) -> Form {
+    Form::Picture { height, width, channels }
+}
+
 const TEN: &str = "images: {csv: all.csv}
 preprocess: {center_crop: [3, 2]}
 split: {calibrate: 2, search: 5, certify: 3}";
@@ -57,16 +61,16 @@ fn open_failure(folder: &Path, yaml: &str) -> String {
 fn a_csv_is_split_loaded_and_labelled() {
     let folder = folder_of_ten();
     let dataset = open(&spec(TEN), folder.path()).unwrap();
-    assert_eq!((dataset.shape(), dataset.classes()), ([3, 2, 3], 3));
+    assert_eq!((dataset.form(), dataset.classes()), (&picture(3, 2, 3), 3));
     let mut seen = Vec::new();
     for part in [Part::Calibrate, Part::Search, Part::Certify] {
         for (i, (name, label)) in dataset.labels(part).enumerate() {
             let sample = dataset.load(part, i).unwrap();
             assert_eq!((sample.name.as_str(), sample.label), (name, label));
-            let number = sample.input[0] as u32;
+            let number = sample.inputs[0].data[0] as u32;
             assert_eq!((format!("{number}.png"), number % 3), (sample.name, sample.label));
             // Margins of 1 above and 2 to the left.
-            assert_eq!(sample.input[1..6], [2.0, 1.0, number as f32, 3.0, 1.0]);
+            assert_eq!(sample.inputs[0].data[1..6], [2.0, 1.0, number as f32, 3.0, 1.0]);
             seen.push(number);
         }
     }
@@ -108,7 +112,7 @@ split: {calibrate: 1, certify: 4}";
     let dataset = open(&spec(yaml), folder.path()).unwrap();
     assert_eq!([Part::Calibrate, Part::Search, Part::Certify].map(|part| dataset.len(part)), [1, 6, 4]);
     let sample = dataset.load(Part::Calibrate, 0).unwrap();
-    assert_eq!((sample.name.as_str(), sample.input[0]), ("cat/a.bmp", 200.0));
+    assert_eq!((sample.name.as_str(), sample.inputs[0].data[0]), ("cat/a.bmp", 200.0));
 }
 
 #[test]
@@ -134,14 +138,14 @@ fn arrays_are_borrowed_where_nothing_changes_them() {
     fs::write(folder.path().join("labels"), [0, 0, 8, 1, 0, 0, 0, 3, 4, 5, 6]).unwrap();
     let plain = "{images: {idx: {images: images, labels: labels}}, split: {calibrate: 1}}";
     let dataset = open(&spec(plain), folder.path()).unwrap();
-    assert_eq!((dataset.shape(), dataset.classes(), dataset.len(Part::Search)), ([1, 2, 1], 7, 2));
+    assert_eq!((dataset.form(), dataset.classes(), dataset.len(Part::Search)), (&picture(1, 2, 1), 7, 2));
     dataset.load(Part::Search, 1).unwrap();
     assert_eq!(dataset.cached.load(Ordering::Relaxed), 0);
 
     let colour =
         "{images: {idx: {images: images, labels: labels}}, preprocess: {channels: rgb}, split: {calibrate: 1}}";
     let dataset = open(&spec(colour), folder.path()).unwrap();
-    assert_eq!(dataset.shape(), [1, 2, 3]);
+    assert_eq!(*dataset.form(), picture(1, 2, 3));
     dataset.load(Part::Search, 1).unwrap();
     assert_eq!(dataset.cached.load(Ordering::Relaxed), 6);
 }

@@ -23,11 +23,13 @@ pub(super) fn compile(engine: &Engine, quantization: &[Option<GroupQuantization>
     let wants = wants(graph, &engine.groups, quantization);
     let mut builder = Builder {
         graph,
-        slots: vec![Slot { value: graph.input, representation: Representation::Float }],
+        slots: graph.inputs.iter().map(|&value| Slot { value, representation: Representation::Float }).collect(),
         of_value: vec![Vec::new(); graph.values.len()],
         steps: Vec::new(),
     };
-    builder.of_value[graph.input.0].push(SlotId(0));
+    for (slot, value) in graph.inputs.iter().enumerate() {
+        builder.of_value[value.0].push(SlotId(slot));
+    }
     let mut weight_bytes = 0;
     for index in 0..graph.nodes.len() {
         let node = NodeId(index);

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Tensor};
 
 use super::{
-    EngineError, Plan, Program, Representation, Slot, SlotId, Step,
+    EngineError, Inputs, Plan, Program, Representation, Slot, SlotId, Step,
     kind::Kind,
     workspace::{Workspace, logical, stored},
 };
-use crate::graph::{NodeId, ValueId};
+use crate::graph::{NodeId, Value, ValueId};
 
 /// A value that a step has written, until the next step runs.
 #[derive(Debug)]
@@ -89,39 +89,41 @@ impl Visit for Clock {
 }
 
 impl Plan {
-    /// Runs the plan on a batch (see [`super::input_tensor`]); gives the outputs as f32. `parallel` uses the
-    /// current rayon pool inside each step. Neither it nor the batch changes a bit.
+    /// Runs the plan on a batch; gives the outputs as f32. `parallel` uses the current rayon pool inside each step. Neither
+    /// it nor the batch changes a bit.
     ///
     /// # Errors
-    /// An input of another shape, or a failure in candle.
-    pub fn run(&self, x: &Tensor, parallel: bool) -> Result<Vec<Tensor>, EngineError> {
+    /// Inputs of another number or shape, or a failure in candle.
+    pub fn run(&self, x: &Inputs, parallel: bool) -> Result<Vec<Tensor>, EngineError> {
         let x = self.checked(x)?;
-        self.execute(&self.program, 0, &|value| self.input(value, &x), (x.dim(0)?, parallel), &mut Unseen)
+        self.execute(&self.program, 0, &|value| self.input(value, &x), (x.batch(), parallel), &mut Unseen)
     }
 
-    /// As [`Plan::run`], showing each value that a node writes, and first the input.
+    /// As [`Plan::run`], showing each value that a node writes, and first the inputs.
     ///
     /// # Errors
     /// As for [`Plan::run`], and those of `see`.
     pub fn run_seen(
         &self,
-        x: &Tensor,
+        x: &Inputs,
         parallel: bool,
         see: &mut dyn FnMut(Seen<'_>) -> Result<(), EngineError>,
     ) -> Result<Vec<Tensor>, EngineError> {
         let x = self.checked(x)?;
-        see(Seen { value: self.graph.input, stored: &stored(&x)?, representation: Representation::Float })?;
-        self.execute(&self.shown, 0, &|value| self.input(value, &x), (x.dim(0)?, parallel), &mut Show(see))
+        for (&value, x) in self.graph.inputs.iter().zip(x.tensors()) {
+            see(Seen { value, stored: &stored(x)?, representation: Representation::Float })?;
+        }
+        self.execute(&self.shown, 0, &|value| self.input(value, &x), (x.batch(), parallel), &mut Show(see))
     }
 
     /// Runs the plan on a batch, and gives the time of each of its steps, in order.
     ///
     /// # Errors
     /// As for [`Plan::run`].
-    pub fn run_timed(&self, x: &Tensor, parallel: bool) -> Result<Vec<Duration>, EngineError> {
+    pub fn run_timed(&self, x: &Inputs, parallel: bool) -> Result<Vec<Duration>, EngineError> {
         let x = self.checked(x)?;
         let mut clock = Clock { last: Instant::now(), times: Vec::with_capacity(self.program.steps.len()) };
-        self.execute(&self.program, 0, &|value| self.input(value, &x), (x.dim(0)?, parallel), &mut clock)?;
+        self.execute(&self.program, 0, &|value| self.input(value, &x), (x.batch(), parallel), &mut clock)?;
         Ok(clock.times)
     }
 
@@ -163,17 +165,26 @@ impl Plan {
         Ok(())
     }
 
-    fn input(&self, value: ValueId, x: &Tensor) -> Option<Tensor> {
-        (value == self.graph.input).then(|| x.clone())
+    fn input(&self, value: ValueId, x: &Inputs) -> Option<Tensor> {
+        let at = self.graph.inputs.iter().position(|&input| input == value)?;
+        x.tensors().get(at).cloned()
     }
 
-    /// An input of the shape that the graph reads, laid out so that [`stored`] copies nothing.
-    fn checked(&self, x: &Tensor) -> Result<Tensor, EngineError> {
-        let expected = &self.graph.value(self.graph.input).shape;
-        if x.dtype() != DType::F32 || x.dims().get(1..) != Some(&expected[..]) {
-            return Err(EngineError::Input { got: x.dims().to_vec(), expected: expected.clone() });
+    /// Inputs of the shapes that the graph reads, laid out so that [`stored`] copies nothing.
+    fn checked(&self, x: &Inputs) -> Result<Inputs, EngineError> {
+        let (tensors, inputs, batch) = (x.tensors(), &self.graph.inputs, x.batch());
+        if tensors.len() != inputs.len() {
+            return Err(EngineError::Inputs { got: tensors.len(), expected: inputs.len() });
         }
-        Ok(logical(&stored(x)?)?)
+        let check = |(x, &input): (&Tensor, &ValueId)| {
+            let Value { name, shape } = self.graph.value(input);
+            if x.dtype() != DType::F32 || x.dims().split_first() != Some((&batch, shape)) {
+                let (name, expected) = (name.clone(), shape.clone());
+                return Err(EngineError::Input { name, batch, got: x.dims().to_vec(), expected });
+            }
+            Ok(logical(&stored(x)?)?)
+        };
+        tensors.iter().zip(inputs).map(check).collect()
     }
 
     fn execute(

@@ -5,13 +5,12 @@ use std::{
     time::Instant,
 };
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{Evaluation, Metric, Score};
 use crate::{
     cancel::{Cancel, Cancelled},
-    engine::{EngineError, Plan},
+    engine::{EngineError, Inputs, Plan},
     ptq::SampleError,
     sqnr::Energies,
 };
@@ -24,11 +23,11 @@ pub trait Samples: Sync {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// The network's input, a batch of one, and the label.
+    /// The network's inputs, a batch of one, and the label.
     ///
     /// # Errors
     /// A sample that cannot be read.
-    fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError>;
+    fn load(&self, index: usize) -> Result<(Inputs, u32), SampleError>;
     /// The sample's name, for people.
     fn name(&self, index: usize) -> String;
 }
@@ -210,7 +209,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{engine::input_tensor, kernels::Kernels, onnx, ptq};
+    use crate::{kernels::Kernels, onnx, ptq};
 
     #[test]
     fn a_margin_is_the_way_to_another_answer() {
@@ -234,9 +233,9 @@ mod tests {
             200
         }
 
-        fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError> {
+        fn load(&self, index: usize) -> Result<(Inputs, u32), SampleError> {
             let pixels = (0..28 * 28).map(|i| ((i * 31 + index * 97) % 256) as f32 / 128.0 - 1.0).collect();
-            if index == 99 { Err("broken".into()) } else { Ok((input_tensor(pixels, 1, [28, 28, 1])?, 3)) }
+            if index == 99 { Err("broken".into()) } else { Ok((Inputs::pictures(pixels, 1, [28, 28, 1])?, 3)) }
         }
 
         fn name(&self, index: usize) -> String {

@@ -8,13 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{Fingerprint, Latency, Quartiles, median_interval};
 use crate::{
     cancel::{Cancel, Cancelled},
-    engine::{EngineError, Plan},
+    engine::{EngineError, Inputs, Plan},
     kernels::Kernels,
 };
 
@@ -130,7 +129,7 @@ const LONGEST: usize = 5;
 pub fn latency(
     candidate: &Plan,
     fp32: &Plan,
-    x: &Tensor,
+    x: &Inputs,
     kernels: Kernels,
     protocol: Protocol,
     cancel: &Cancel,
@@ -147,7 +146,7 @@ pub fn latency(
 pub fn latencies(
     candidates: &[&Plan],
     fp32: &Plan,
-    x: &Tensor,
+    x: &Inputs,
     kernels: Kernels,
     protocol: Protocol,
     cancel: &Cancel,
@@ -208,7 +207,7 @@ fn is_told_apart(times: &[Vec<u64>]) -> bool {
 /// A plan that cannot be run.
 pub fn step_times(
     plans: &[&Plan],
-    x: &Tensor,
+    x: &Inputs,
     protocol: Protocol,
     cancel: &Cancel,
 ) -> Result<Vec<Vec<f64>>, LatencyError> {
@@ -237,7 +236,7 @@ pub fn step_times(
 /// A plan that cannot be run.
 pub fn throughput(
     plans: &[&Plan],
-    x: &Tensor,
+    x: &Inputs,
     samples: usize,
     rounds: usize,
     cancel: &Cancel,

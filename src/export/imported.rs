@@ -6,7 +6,7 @@ use prost::Message;
 
 use super::{ExportError, rewrite::computed};
 use crate::{
-    graph::{Group, Groups, Op},
+    graph::{Graph, Group, Groups, Op},
     onnx::{
         Model,
         proto::{GraphProto, ModelProto, NodeProto, TensorProto, data_type},
@@ -39,7 +39,7 @@ pub fn imported(
     if !proto.node.iter().any(|node| node.op_type == "DequantizeLinear") {
         return Ok(None);
     }
-    let reader = Reader::new(&proto, &model.graph.value(model.graph.input).name);
+    let reader = Reader::new(&proto, &model.graph);
     let mut mapping = QConfigMapping { global: None, ..QConfigMapping::preset(Preset::default()) };
     let mut parameters = Vec::with_capacity(groups.len());
     let mut all: Vec<Option<Grids>> =
@@ -150,7 +150,7 @@ struct Grid {
 }
 
 impl<'a> Reader<'a> {
-    fn new(file: &'a GraphProto, input: &str) -> Reader<'a> {
+    fn new(file: &'a GraphProto, graph: &Graph) -> Reader<'a> {
         let outputs = file.node.iter().flat_map(|node| node.output.iter().map(move |name| (name.as_str(), node)));
         let mut readers: HashMap<&str, Vec<&NodeProto>> = HashMap::new();
         for node in &file.node {
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
             constants: file.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect(),
             producers: outputs.collect(),
             readers,
-            computed: computed(file, input),
+            computed: computed(file, graph),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::{ExportError, Probe, Source, Target, tensors};
 use crate::{
     engine::GroupQuantization,
-    graph::{Group, GroupId, NodeId},
+    graph::{Graph, Group, GroupId, NodeId},
     onnx::{
         Names,
         proto::{GraphProto, NodeProto, TensorProto, data_type},
@@ -151,7 +151,7 @@ impl<'a> Rewrite<'a> {
         Rewrite {
             source,
             target,
-            computed: computed(&file, &source.model.graph.value(source.model.graph.input).name),
+            computed: computed(&file, &source.model.graph),
             file,
             names,
             moved: HashMap::new(),
@@ -508,15 +508,15 @@ fn live(nodes: &[NodeProto], file: &GraphProto) -> HashSet<usize> {
     live
 }
 
-/// Names of the values that depend on `input`.
-pub(super) fn computed(file: &GraphProto, input: &str) -> HashSet<String> {
+/// Names of the values that depend on the graph's inputs.
+pub(super) fn computed(file: &GraphProto, graph: &Graph) -> HashSet<String> {
     let mut readers: HashMap<&str, Vec<&NodeProto>> = HashMap::new();
     // A shape is known without the values.
     for node in file.node.iter().filter(|node| node.op_type != "Shape") {
         node.input.iter().for_each(|name| readers.entry(name).or_default().push(node));
     }
-    let mut computed = HashSet::from([input.to_owned()]);
-    let mut open = vec![input];
+    let mut open: Vec<&str> = graph.inputs.iter().map(|&input| graph.value(input).name.as_str()).collect();
+    let mut computed: HashSet<String> = open.iter().map(|&name| name.to_owned()).collect();
     while let Some(name) = open.pop() {
         for output in readers.remove(name).into_iter().flatten().flat_map(|node| &node.output) {
             if !output.is_empty() && computed.insert(output.clone()) {

@@ -4,6 +4,7 @@ use super::{JobSpec, MeasureSpec};
 use crate::{
     dataset::{Preprocess, SplitSpec},
     evaluate::Metric,
+    onnx::SampleShapes,
 };
 
 /// Longest name: a folder is called so.
@@ -35,12 +36,8 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), Wrong> {
     if spec.model.onnx.as_os_str().is_empty() {
         wrong(&["model", "onnx"], "expected the path of an ONNX file, found an empty text")?;
     }
-    let shape = spec.model.shape.as_deref();
-    if shape.is_some_and(|shape| shape.is_empty() || shape.len() > 7) {
-        wrong(&["model", "shape"], "expected the 1 to 7 sizes of a sample, without the batch, such as [3, 224, 224]")?;
-    }
-    for &size in shape.unwrap_or_default() {
-        within(&["model", "shape"], size, 1, super::MAX_SIZE)?;
+    if let Some(Err(problem)) = spec.model.shape.as_ref().map(SampleShapes::check) {
+        wrong(&["model", "shape"], problem)?;
     }
     if spec.model.fixed.values().any(|number| !number.is_finite()) {
         wrong(&["model", "fixed"], "expected finite numbers")?;

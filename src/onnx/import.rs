@@ -10,14 +10,14 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Model, affine,
+    FileInput, Model, affine,
     arrange::arrange,
     array::{Array, count},
     draft::{Draft, Lowered, Names},
     error::{OnnxError, UnsupportedOperator, UnsupportedOperators},
     external::External,
     fold::folding,
-    input,
+    input::{self, Entry},
     lower::{Lowering, Outcome, Step, lowering},
     order,
     proto::{GraphProto, ModelProto, NodeProto, data_type},
@@ -25,7 +25,7 @@ use super::{
     reading::Reading,
     rewrite::{self, Rewrite},
     site::{Budget, Form, Input, Refusal, Site, Slot},
-    tensor,
+    strided, tensor,
     view::{Axes, View, plain},
 };
 use crate::graph::{Constant, Graph, Node, Op, Value, ValueId};
@@ -40,7 +40,7 @@ const NEWEST: i64 = 28;
 /// The graph, for each node the file's nodes that it comes from, and what was done on the way.
 type Finished = (Graph, Vec<Vec<usize>>, Vec<Rewrite>);
 
-/// The graph's input comes first among the values.
+/// The graph's inputs come first among the values, and this first among them.
 const INPUT: ValueId = ValueId(0);
 
 /// Imports a file's bytes.
@@ -50,33 +50,41 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>, reading: &Reading) -> 
     let mut file = proto.graph.take().ok_or_else(|| OnnxError::Model("the file has no graph".to_owned()))?;
     let quantized = quantized::strip(&mut file, folder)?;
     reading.choose_output(&mut file)?;
-    let (entry, fixed) = input::entry(&file, reading)?;
+    let (entries, fixed) = input::entries(&file, reading)?;
+    let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    strided::simplify(&mut file, &names, &Budget::for_bytes(bytes.len() as u64));
     let order = order::live_nodes(&file)?;
     let mut external = External::new(folder, Sha256::new_with_prefix(bytes));
     let mut slots = constants(&mut file, &order, &mut external)?;
     let total = bytes.len() as u64 + external.bytes;
     let budget = Budget::for_bytes(total);
-    let channels_last = entry.axes != plain(entry.value.shape.len());
-    slots.insert(entry.value.name.clone(), Slot::Value(View { value: INPUT, axes: entry.axes }));
+    let batch = entries.iter().find_map(|entry| entry.batch);
+    let (mut inputs, mut values, mut integers) = (Vec::new(), Vec::new(), HashSet::new());
+    for (index, Entry { value, axes, name, integer, batch: _ }) in entries.into_iter().enumerate() {
+        inputs.push(FileInput { channels_last: axes != plain(value.shape.len()), integer });
+        values.push(value);
+        slots.insert(name.clone(), Slot::Value(View { value: ValueId(index), axes }));
+        integers.extend(integer.then_some(name));
+    }
     for (name, known) in fixed {
         let origin = Arc::from(name.as_str());
         slots.insert(name, Slot::Known(known, origin));
     }
-    let integer_input = entry.integer;
     let mut walk = Walk {
         file: &file,
         domains: proto.opset_import.iter().map(|set| (set.domain.as_str(), set.version)).collect(),
         opset,
-        batch: entry.batch,
+        batch,
         budget: &budget,
         names: Names::new(file.node.iter().flat_map(|node| &node.output).map(String::as_str)),
-        values: vec![entry.value],
+        values,
+        inputs: inputs.len(),
         drafts: Vec::new(),
         unsupported: Vec::new(),
         seen: HashSet::new(),
         arranged: HashMap::new(),
         rewrites: Vec::new(),
-        integers: if entry.integer { HashSet::from([entry.name]) } else { HashSet::new() },
+        integers,
         slots,
     };
     walk.nodes(&order)?;
@@ -85,8 +93,7 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>, reading: &Reading) -> 
         graph,
         origins,
         rewrites,
-        channels_last,
-        integer_input,
+        inputs,
         opset,
         producer: [proto.producer_name, proto.producer_version].join(" ").trim().to_owned(),
         ir_version: proto.ir_version,
@@ -139,6 +146,8 @@ struct Walk<'a> {
     names: Names,
     slots: HashMap<String, Slot>,
     values: Vec<Value>,
+    /// How many of the values are the graph's inputs.
+    inputs: usize,
     drafts: Vec<Draft>,
     unsupported: Vec<UnsupportedOperator>,
     /// Domains and operators that `unsupported` has.
@@ -423,7 +432,7 @@ impl<'a> Walk<'a> {
     /// Folds what is to be folded, but no scale into the weights of `quantized`, drops what nothing reads, and closes the graph.
     fn finish(mut self, quantized: &HashSet<String>) -> Result<Finished, OnnxError> {
         let outputs = self.outputs()?;
-        let Walk { file, budget, mut names, slots, mut values, mut drafts, mut rewrites, .. } = self;
+        let Walk { file, budget, mut names, slots, mut values, inputs, mut drafts, mut rewrites, .. } = self;
         // The slots share the weights; with them gone, folding can change weights in place.
         drop(slots);
         prune(&mut drafts, values.len(), &outputs);
@@ -438,8 +447,9 @@ impl<'a> Walk<'a> {
             }
         }
         let mut outputs = outputs;
-        let values = compact(values, &mut nodes, &mut outputs);
-        Ok((Graph { name: file.name.clone(), values, nodes, input: INPUT, outputs }, origins, rewrites))
+        let values = compact(values, inputs, &mut nodes, &mut outputs);
+        let inputs = (0..inputs).map(ValueId).collect();
+        Ok((Graph { name: file.name.clone(), values, nodes, inputs, outputs }, origins, rewrites))
     }
 
     /// The values that leave the graph, as they are in the file.
@@ -453,7 +463,7 @@ impl<'a> Walk<'a> {
                 Some(Slot::Value(view)) => {
                     let view = view.clone();
                     match self.arranged(&view, Form::Plain, &output.name) {
-                        Ok(View { value: INPUT, .. }) => Err("is its input".to_owned()),
+                        Ok(View { value, .. }) if value.0 < self.inputs => Err("is its input".to_owned()),
                         Ok(view) => Ok(view.value),
                         Err(refusal) => Err(format!("cannot be given: {}", reason(refusal))),
                     }
@@ -499,11 +509,11 @@ pub(super) fn prune(drafts: &mut Vec<Draft>, values: usize, outputs: &[ValueId])
     drafts.retain(|_| keep.next().unwrap_or(true));
 }
 
-/// Drops the values that no node writes, and numbers the others in the order of the nodes.
-fn compact(values: Vec<Value>, nodes: &mut [Node], outputs: &mut [ValueId]) -> Vec<Value> {
+/// Drops the values that no node writes, but the inputs, and numbers the others in the order of the nodes.
+fn compact(values: Vec<Value>, inputs: usize, nodes: &mut [Node], outputs: &mut [ValueId]) -> Vec<Value> {
     let mut values: Vec<Option<Value>> = values.into_iter().map(Some).collect();
-    let mut renumbered = vec![INPUT; values.len()];
-    let mut kept: Vec<Value> = values[INPUT.0].take().into_iter().collect();
+    let mut renumbered: Vec<ValueId> = (0..values.len()).map(ValueId).collect();
+    let mut kept: Vec<Value> = values.iter_mut().take(inputs).filter_map(Option::take).collect();
     for node in nodes {
         node.inputs.iter_mut().for_each(|id| *id = renumbered[id.0]);
         renumbered[node.output.0] = ValueId(kept.len());

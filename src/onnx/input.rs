@@ -1,4 +1,4 @@
-//! The input of a file's graph that samples go to.
+//! The inputs of a file's graph that samples go to.
 
 use std::collections::HashSet;
 
@@ -27,13 +27,28 @@ pub(super) struct Entry {
     pub(super) batch: Option<i64>,
 }
 
-/// Finds the input that samples go to, and the values of those that are fixed; a constant that is listed as an input too
+/// Finds the inputs that samples go to, and the values of those that are fixed; a constant that is listed as an input too
 /// is none.
-pub(super) fn entry(file: &GraphProto, reading: &Reading) -> Result<(Entry, Fixed), OnnxError> {
+pub(super) fn entries(file: &GraphProto, reading: &Reading) -> Result<(Vec<Entry>, Fixed), OnnxError> {
     let constants: HashSet<&str> = file.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
     let inputs: Vec<&ValueInfoProto> =
         file.input.iter().filter(|input| !constants.contains(input.name.as_str())).collect();
-    let (input, fixed) = reading.choose_input(&inputs)?;
+    let (chosen, fixed) = reading.choose_inputs(&inputs)?;
+    let entries: Vec<Entry> = chosen.into_iter().map(|input| entry(file, input, reading)).collect::<Result<_, _>>()?;
+    let mut numbers = entries.iter().filter_map(|entry| Some((&entry.name, entry.batch?)));
+    if let Some((first, batch)) = numbers.next()
+        && let Some((other, another)) = numbers.find(|(_, number)| *number != batch)
+    {
+        let reason = format!(
+            "input `{first}` has a batch of {batch}, and input `{other}` one of {another}: samples go to inputs whose \
+             leading dimension is the batch, others are a number each (model.fixed)"
+        );
+        return Err(OnnxError::Model(reason));
+    }
+    Ok((entries, fixed))
+}
+
+fn entry(file: &GraphProto, input: &ValueInfoProto, reading: &Reading) -> Result<Entry, OnnxError> {
     if input.name.is_empty() {
         return Err(OnnxError::Model("the graph's input has no name".to_owned()));
     }
@@ -43,7 +58,7 @@ pub(super) fn entry(file: &GraphProto, reading: &Reading) -> Result<(Entry, Fixe
     let element = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()).map(|tensor| tensor.elem_type);
     let integer = element.is_some_and(|element| data_type::INTS.contains(&element));
     let name = input.name.clone();
-    Ok((Entry { value: Value { name: name.clone(), shape }, name, integer, axes, batch }, fixed))
+    Ok(Entry { value: Value { name: name.clone(), shape }, name, integer, axes, batch })
 }
 
 /// Pictures whose channels come last in the file have them first in the value: those that the file itself turns, and
@@ -77,7 +92,7 @@ fn typed(input: &ValueInfoProto, reading: &Reading) -> Result<(Option<i64>, Samp
     if !known.clone().any(|&known| known == tensor.elem_type) {
         return Err(format!("has elements of type {}; only numbers are supported", tensor.elem_type));
     }
-    let shape = reading.sample_shape(tensor)?;
+    let shape = reading.sample_shape(&input.name, tensor)?;
     if count(&shape).is_none_or(|elements| elements > MAX_ELEMENTS) {
         return Err("is too large".to_owned());
     }

@@ -1,6 +1,9 @@
 //! How a file is read where it leaves something open.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Model, OnnxError,
@@ -21,14 +24,74 @@ const MAX_FILLED: usize = 1 << 24;
 /// numbers, which of several outputs counts. By default nothing, which is enough for most files.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reading {
-    /// The input that samples go to; may be left out when it is the only one that is not in `fixed`.
+    /// The only input that samples go to; when not given, all that are not in `fixed`.
     pub input: Option<String>,
-    /// The shape of one sample, in the order of the file and without the batch.
-    pub shape: Option<Vec<usize>>,
+    /// What samples give each input.
+    pub shape: Option<SampleShapes>,
     /// The other inputs, each filled with a number: a constant from then on. A size that is open is 1.
     pub fixed: BTreeMap<String, f64>,
     /// The output that the network is read up to; what only other outputs need is left out. All when not given.
     pub output: Option<String>,
+}
+
+/// Sizes of one sample, in the order of the file and without the batch. Written by `Debug` as plain lists and maps, which
+/// keys of trials are made of.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "expected sizes such as [3, 224, 224], or sizes by names of inputs: {ids: [128], mask: [128]}"
+)]
+pub enum SampleShapes {
+    /// Of the one input.
+    One(Sizes),
+    /// Of several, by their names.
+    Each(BTreeMap<String, Sizes>),
+}
+
+/// Largest size that may be said.
+const MAX_SIZE: usize = 1 << 20;
+
+/// Sizes of one sample.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Sizes(#[schemars(length(min = 1, max = 7), inner(range(min = 1, max = MAX_SIZE)))] pub Vec<usize>);
+
+impl fmt::Debug for SampleShapes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SampleShapes::One(sizes) => sizes.fmt(f),
+            SampleShapes::Each(shapes) => shapes.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl SampleShapes {
+    /// Says what is wrong where a shape has no sizes or too many, or a size is 0 or too large.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn check(&self) -> Result<(), String> {
+        let shapes: Vec<&Sizes> = match self {
+            SampleShapes::One(sizes) => vec![sizes],
+            SampleShapes::Each(shapes) => shapes.values().collect(),
+        };
+        for Sizes(sizes) in shapes {
+            if !(1..MAX_RANK).contains(&sizes.len()) {
+                let expected = "expected the 1 to 7 sizes of a sample, without the batch, such as [3, 224, 224]";
+                return Err(expected.to_owned());
+            }
+            if let Some(size) = sizes.iter().find(|size| !(1..=MAX_SIZE).contains(size)) {
+                return Err(format!("expected a whole number from 1 to {MAX_SIZE}, found {size}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Inputs that are constants from here on: their names and values.
@@ -68,15 +131,15 @@ impl Reading {
         Ok(())
     }
 
-    /// Of a graph's inputs the one that samples go to, and what the others are.
-    pub(super) fn choose_input<'a>(
+    /// Of a graph's inputs those that samples go to, and what the others are.
+    pub(super) fn choose_inputs<'a>(
         &self,
         inputs: &[&'a ValueInfoProto],
-    ) -> Result<(&'a ValueInfoProto, Fixed), OnnxError> {
+    ) -> Result<(Vec<&'a ValueInfoProto>, Fixed), OnnxError> {
         let refuse = |reason: String| Err(OnnxError::Model(reason));
         let named = |name: &str| inputs.iter().find(|input| input.name == name).copied();
-        let absent =
-            |name: &str| format!("the graph has no input `{name}`; it has {}", listed("input", inputs.iter().copied()));
+        let listed = || listed("input", inputs.iter().copied());
+        let absent = |name: &str| format!("the graph has no input `{name}`; it has {}", listed());
         let mut fixed = Vec::new();
         for (name, &number) in &self.fixed {
             let Some(input) = named(name) else { return refuse(absent(name)) };
@@ -85,41 +148,59 @@ impl Reading {
         }
         let open: Vec<&ValueInfoProto> =
             inputs.iter().filter(|input| !self.fixed.contains_key(&input.name)).copied().collect();
-        let chosen = match (&self.input, &open[..]) {
-            (Some(name), _) => match open.iter().find(|input| input.name == *name) {
-                Some(input) => *input,
-                None if named(name).is_some() => {
-                    return refuse(format!("input `{name}` is fixed; samples cannot go there"));
+        if open.is_empty() {
+            return refuse(format!("the graph has no input for samples; it has {}", listed()));
+        }
+        if let Some(SampleShapes::Each(shapes)) = &self.shape {
+            match shapes.keys().find(|name| !open.iter().any(|input| input.name == **name)) {
+                Some(name) if named(name).is_some() => {
+                    return refuse(format!("input `{name}` is fixed; it takes no shape of samples"));
                 }
-                None => return refuse(absent(name)),
-            },
-            (None, [input]) => *input,
-            (None, []) => {
-                return refuse(format!(
-                    "the graph has no input for samples; it has {}",
-                    listed("input", inputs.iter().copied())
-                ));
+                Some(name) => return refuse(absent(name)),
+                None => {}
             }
-            (None, several) => {
-                let reason = "samples go to one of them (model.input), the others are a number each (model.fixed)";
-                return refuse(format!("the graph has {}; {reason}", listed("input", several.iter().copied())));
+        }
+        let Some(name) = &self.input else {
+            return match (&self.shape, &open[..]) {
+                (Some(SampleShapes::One(_)), [_, _, ..]) => refuse(format!(
+                    "samples go to {} inputs; model.shape is of one, expected shapes by the names of inputs",
+                    open.len()
+                )),
+                _ => Ok((open, fixed)),
+            };
+        };
+        let chosen = match open.iter().find(|input| input.name == *name) {
+            Some(input) => *input,
+            None if named(name).is_some() => {
+                return refuse(format!("input `{name}` is fixed; samples cannot go there"));
             }
+            None => return refuse(absent(name)),
         };
         match open.iter().find(|input| input.name != chosen.name) {
             Some(other) => refuse(format!(
                 "input `{}` has no value: samples go to `{}`, and every other input needs a number (model.fixed)",
                 other.name, chosen.name
             )),
-            None => Ok((chosen, fixed)),
+            None => Ok((vec![chosen], fixed)),
         }
     }
 
-    /// The shape of a sample: what the file says, and what is said here where that is open.
-    pub(super) fn sample_shape(&self, tensor: &TensorTypeProto) -> Result<SampleShape, String> {
+    /// What a sample gives an input: what the file says, and what is said here where that is open.
+    pub(super) fn sample_shape(&self, name: &str, tensor: &TensorTypeProto) -> Result<SampleShape, String> {
         let written = tensor.shape.as_ref().map(|shape| &shape.dim[..]);
-        let given = self.shape.as_deref();
+        let given = match &self.shape {
+            None => None,
+            Some(SampleShapes::One(sizes)) => Some(&sizes.0[..]),
+            Some(SampleShapes::Each(shapes)) => shapes.get(name).map(|sizes| &sizes.0[..]),
+        };
         let sizes: Vec<Result<usize, String>> = match (written, given) {
-            (Some(dims), _) => dims.split_first().ok_or("has no dimensions")?.1.iter().map(size).collect(),
+            (Some(dims), _) => dims
+                .split_first()
+                .ok_or("has no dimensions, and so no batch; model.fixed gives it a number")?
+                .1
+                .iter()
+                .map(size)
+                .collect(),
             (None, Some(shape)) => shape.iter().map(|_| Err("unknown".to_owned())).collect(),
             (None, None) => return Err(format!("has no shape; {ASK}")),
         };

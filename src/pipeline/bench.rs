@@ -5,22 +5,25 @@ use std::{
     collections::{HashMap, hash_map::Entry},
 };
 
-use candle_core::Tensor;
-
 use super::{
     Ledger, Opened, PipelineError, Progress, Stage, TrialFacts,
     by_program::{Handed, identity},
+    form::inputs,
     keys::{stopped_key, trial_key},
     run::pool,
 };
 use crate::{
     cancel::Cancel,
     dataset::{Dataset, DatasetError, Part, Sample},
-    engine::{Plan, input_tensor},
-    evaluate::{self, Enough, Evaluation, Gate, Latency, LatencyError, Measures, Programs, Protocol, Samples, Score},
+    engine::{EngineError, Inputs, Plan},
+    evaluate::{
+        self, Enough, EvaluateError, Evaluation, Gate, Latency, LatencyError, Measures, Programs, Protocol, Samples,
+        Score,
+    },
     graph::GroupId,
     job::JobSpec,
     kernels::Kernels,
+    onnx::Model,
     pareto,
     ptq::{Calibrated, Converted, LoadSample, SampleError},
     quant::{GroupParameters, QConfigFile},
@@ -32,6 +35,8 @@ use crate::{
 pub struct SplitSamples<'a> {
     /// The data.
     pub dataset: &'a Dataset,
+    /// The model that they fit ([`check_form`](super::check_form)).
+    pub model: &'a Model,
     /// Which part of it.
     pub part: Part,
     /// Places in the part, in the order they are seen; `None` for its own order.
@@ -44,20 +49,24 @@ impl SplitSamples<'_> {
     }
 
     /// The `index`th of them, as it is in the data.
-    pub(super) fn sample(&self, index: usize) -> Result<Sample, DatasetError> {
+    fn sample(&self, index: usize) -> Result<Sample, DatasetError> {
         self.dataset.load(self.part, self.place(index))
     }
 
-    /// A sample that is read once and then no more: it takes no room from those that are read in every trial.
-    pub(super) fn load_once(&self, index: usize) -> Result<Tensor, SampleError> {
-        Ok(input(self.dataset.load_once(self.part, self.place(index))?)?.0)
+    /// What the `index`th of them gives the network's input `input`, in the order of the model's file.
+    pub(super) fn in_file_order(&self, index: usize, input: usize) -> Result<Vec<f32>, PipelineError> {
+        let sample = self.sample(index)?;
+        let values = || -> Result<Vec<f32>, EngineError> {
+            let tensors = inputs(self.dataset, self.model, sample)?.to_file(self.model)?;
+            Ok(tensors[input].flatten_all()?.to_vec1()?)
+        };
+        Ok(values().map_err(EvaluateError::from)?)
     }
-}
 
-/// A sample as the network reads it, and its label.
-fn input(sample: Sample) -> Result<(Tensor, u32), SampleError> {
-    let x = input_tensor(sample.input, 1, [sample.height, sample.width, sample.channels])?;
-    Ok((x, sample.label))
+    /// A sample that is read once and then no more: it takes no room from those that are read in every trial.
+    pub(super) fn load_once(&self, index: usize) -> Result<Inputs, SampleError> {
+        Ok(inputs(self.dataset, self.model, self.dataset.load_once(self.part, self.place(index))?)?)
+    }
 }
 
 impl Samples for SplitSamples<'_> {
@@ -65,8 +74,10 @@ impl Samples for SplitSamples<'_> {
         self.dataset.len(self.part)
     }
 
-    fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError> {
-        input(self.dataset.load(self.part, self.place(index))?)
+    fn load(&self, index: usize) -> Result<(Inputs, u32), SampleError> {
+        let sample = self.sample(index)?;
+        let label = sample.label;
+        Ok((inputs(self.dataset, self.model, sample)?, label))
     }
 
     fn name(&self, index: usize) -> String {
@@ -288,7 +299,8 @@ impl Bench<'_> {
     }
 
     fn search_split(&self) -> SplitSamples<'_> {
-        SplitSamples { dataset: &self.opened.dataset, part: Part::Search, order: Some(self.order) }
+        let Opened { dataset, model, .. } = self.opened;
+        SplitSamples { dataset, model, part: Part::Search, order: Some(self.order) }
     }
 
     /// The metric over the search split, to the last sample or until `enough` are seen.
@@ -328,11 +340,10 @@ impl Bench<'_> {
     }
 
     /// What latencies are taken on: the first sample that calibrates, repeated.
-    fn latency_input(&self, protocol: Protocol) -> Result<Tensor, PipelineError> {
-        let sample = self.opened.dataset.load(Part::Calibrate, 0)?;
-        let shape = [sample.height, sample.width, sample.channels];
-        let several = sample.input.repeat(protocol.batch);
-        Ok(input_tensor(several, protocol.batch, shape).map_err(LatencyError::from)?)
+    fn latency_input(&self, protocol: Protocol) -> Result<Inputs, PipelineError> {
+        let Opened { dataset, model, .. } = self.opened;
+        let one = inputs(dataset, model, dataset.load(Part::Calibrate, 0)?).map_err(LatencyError::from)?;
+        Ok(one.repeated(protocol.batch).map_err(LatencyError::from)?)
     }
 
     fn latency(&self, candidate: &Plan, protocol: Protocol) -> Result<Option<Latency>, PipelineError> {

@@ -177,37 +177,36 @@ impl Bench<'_> {
         Ok(Latency { candidate_ns, fp32_ns, fingerprint })
     }
 
-    /// Writes `inputs.npy`, f32 `[n, …]` as the model's file reads them, and `labels.npy`, s64 `[n]`: the right class, or
-    /// for the metric `agreement` the one that fp32 answers. For `sqnr` also `outputs.npy`, f32 `[n, k]`, of fp32.
+    /// Writes `inputs.npy`, f32 `[n, …]` as the model's file reads them, or `inputs.npz` with such an array for each of
+    /// several inputs, by its name; and `labels.npy`, s64 `[n]`: the right class, or for the metric `agreement` the one that
+    /// fp32 answers. For `sqnr` also `outputs.npy`, f32 `[n, k]`, of fp32.
     fn write_data(
         &self,
         samples: &SplitSamples<'_>,
         fp32: Option<&[Vec<f32>]>,
         folder: &Path,
     ) -> Result<(), PipelineError> {
-        let [height, width, channels] = self.opened.dataset.shape();
-        let (n, pixels) = (samples.len() as u64, height * width);
-        let last = self.opened.model.channels_last;
-        let picture = if last { [height, width, channels] } else { [channels, height, width] };
-        let shape: Vec<u64> = std::iter::once(n).chain(picture.map(|length| length as u64)).collect();
-        let path = folder.join("inputs.npy");
-        let mut inputs = array::<f32>(&path, &shape)?;
-        let mut labels = Vec::with_capacity(samples.len());
-        for index in 0..samples.len() {
-            self.cancel.check()?;
-            let sample = samples.sample(index)?;
-            let x = sample.input;
-            let in_order: Vec<f32> = match last {
-                true => x,
-                false => (0..channels)
-                    .flat_map(|c| (0..pixels).map(move |p| (p, c)))
-                    .map(|(p, c)| x[p * channels + c])
-                    .collect(),
-            };
-            inputs.extend(in_order).map_err(failed(&path))?;
-            labels.push(i64::from(sample.label));
+        let (n, model) = (samples.len() as u64, &self.opened.model);
+        let shape = |index: usize| -> Vec<u64> {
+            std::iter::once(n).chain(model.file_shape(index).into_iter().map(|length| length as u64)).collect()
+        };
+        if model.inputs.len() == 1 {
+            let path = folder.join("inputs.npy");
+            self.write_input(samples, 0, array::<f32>(&path, &shape(0))?, &path)?;
+        } else {
+            let path = folder.join("inputs.npz");
+            let mut archive = npyz::npz::NpzWriter::create(&path).map_err(failed(&path))?;
+            for (index, &input) in model.graph.inputs.iter().enumerate() {
+                let options = archive.array::<f32>(&model.graph.value(input).name, Default::default());
+                let array = options.and_then(|array| array.default_dtype().shape(&shape(index)).begin_nd());
+                self.write_input(samples, index, array.map_err(failed(&path))?, &path)?;
+            }
         }
-        inputs.finish().map_err(failed(&path))?;
+        let mut labels: Vec<i64> =
+            self.opened.dataset.labels(samples.part).map(|(_, label)| i64::from(label)).collect();
+        if let Some(order) = samples.order {
+            labels = order.iter().map(|&at| labels[at]).collect();
+        }
         if self.opened.spec.budget.metric == Metric::Agreement
             && let Some(fp32) = fp32
         {
@@ -222,6 +221,24 @@ impl Bench<'_> {
             write(&folder.join("outputs.npy"), &[n, outputs], fp32.iter().flatten().copied())?;
         }
         Ok(())
+    }
+}
+
+impl Bench<'_> {
+    /// Writes what the samples give one input.
+    fn write_input<W: io::Write>(
+        &self,
+        samples: &SplitSamples<'_>,
+        index: usize,
+        mut array: npyz::NpyWriter<f32, W>,
+        path: &Path,
+    ) -> Result<(), PipelineError> {
+        for sample in 0..samples.len() {
+            self.cancel.check()?;
+            let values = samples.in_file_order(sample, index)?;
+            array.extend(values).map_err(failed(path))?;
+        }
+        array.finish().map_err(failed(path))
     }
 }
 

@@ -58,7 +58,8 @@ impl Bench<'_> {
         ledger: &mut dyn Ledger,
     ) -> Result<Option<Certificate>, PipelineError> {
         let spec = &self.opened.spec.budget;
-        let samples = SplitSamples { dataset: &self.opened.dataset, part: Part::Certify, order: None };
+        let samples =
+            SplitSamples { dataset: &self.opened.dataset, model: &self.opened.model, part: Part::Certify, order: None };
         let Budget::Drop { max_drop, kind } = spec.budget() else { return Ok(None) };
         let total = self.opened.dataset.len(Part::Certify);
         if total == 0 || finalists.is_empty() {

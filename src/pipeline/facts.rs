@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::{
-    graph::{Graph, Group, Groups, NodeId},
-    onnx::Model,
+    graph::{Graph, Group, Groups, NodeId, ValueId},
+    onnx::{FileInput, Model},
     search::Key,
 };
 
@@ -23,6 +23,14 @@ pub fn model_facts(model: &Model, groups: &Groups) -> serde_json::Value {
             "parameters": group.parameters,
         })
     };
+    let input = |(&value, file): (&ValueId, &FileInput)| {
+        json!({
+            "name": graph.value(value).name,
+            "shape": graph.value(value).shape,
+            "channels_last": file.channels_last,
+            "integer": file.integer,
+        })
+    };
     json!({
         "name": graph.name,
         "sha256": Key(model.digest).to_string(),
@@ -33,10 +41,7 @@ pub fn model_facts(model: &Model, groups: &Groups) -> serde_json::Value {
         "nodes": graph.nodes.len(),
         "macs": macs(graph),
         "parameters": parameters(graph),
-        "input_name": graph.value(graph.input).name,
-        "input": graph.value(graph.input).shape,
-        "channels_last": model.channels_last,
-        "integer_input": model.integer_input,
+        "inputs": graph.inputs.iter().zip(&model.inputs).map(input).collect::<Vec<_>>(),
         "output_names": graph.outputs.iter().map(|value| &graph.value(*value).name).collect::<Vec<_>>(),
         "outputs": graph.outputs.iter().map(|value| &graph.value(*value).shape).collect::<Vec<_>>(),
         "groups": groups.all().iter().map(group).collect::<Vec<_>>(),

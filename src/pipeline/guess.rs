@@ -7,8 +7,8 @@ use super::{PipelineError, SplitSamples, run::pool};
 use crate::{
     cancel::Cancel,
     dataset::{
-        Channels, DataSpec, Dataset, DatasetError, Part, Preprocess, Recognized, Resize, ResizeTo, Size, SplitCounts,
-        SplitSpec,
+        Channels, DataSpec, Dataset, DatasetError, Form, Part, Preprocess, Recognized, Resize, ResizeTo, Size,
+        SplitCounts, SplitSpec,
     },
     evaluate::{EvaluateError, Metric, evaluate},
     kernels::Kernels,
@@ -62,9 +62,9 @@ pub struct Guesses {
 /// Data that cannot be read, or a model that reads no pictures.
 pub fn guess(model: &Model, data: &Recognized, threads: usize, cancel: &Cancel) -> Result<Guesses, PipelineError> {
     let graph = &model.graph;
-    let input = &graph.value(graph.input).shape;
-    let &[channels, height, width] = &input[..] else {
-        return Err(PipelineError::NoPictures { input: input.clone() });
+    let shapes: Vec<&[usize]> = graph.inputs.iter().map(|&input| &graph.value(input).shape[..]).collect();
+    let (&[&[channels, height, width]], &[file_input]) = (&shapes[..], &model.inputs[..]) else {
+        return Err(PipelineError::NoPictures { inputs: shapes.into_iter().map(<[usize]>::to_vec).collect() });
     };
     let base = Path::new("");
     let spec = |preprocess: Preprocess, samples: usize| DataSpec {
@@ -86,16 +86,16 @@ pub fn guess(model: &Model, data: &Recognized, threads: usize, cancel: &Cancel) 
     let samples = all.len(Part::Search) + usize::from(!calibration);
     let tried = TRIED.min(all.len(Part::Search));
     let first = open(plain.clone(), tried)?;
-    let fits = first.shape()[..2] == [height, width] && (0..tried).all(|i| first.load(Part::Search, i).is_ok());
+    let fits = picture(&first)[..2] == [height, width] && (0..tried).all(|i| first.load(Part::Search, i).is_ok());
     let geometry = if fits { plain } else { resized(plain, height, width) };
     let own = moments(&open(geometry.clone(), tried)?, tried)?;
-    let mut guesses = usual(&geometry, model.integer_input, own);
+    let mut guesses = usual(&geometry, file_input.integer, own);
     let pool = pool(threads)?;
     let plan = ptq::prepare(graph.clone(), Kernels::detect()?).engine().fp32_plan();
     let mut untold = None;
     for guess in &mut guesses {
         let dataset = open(guess.preprocess.clone(), tried)?;
-        let samples = SplitSamples { dataset: &dataset, part: Part::Search, order: None };
+        let samples = SplitSamples { dataset: &dataset, model, part: Part::Search, order: None };
         let measured = pool.install(|| evaluate(&plan, &samples, Metric::Top1, None, None, cancel, &|_, _| ()));
         match measured {
             Ok((evaluation, _)) => guess.top1 = Some(evaluation.score.value()),
@@ -139,12 +139,20 @@ fn resized(plain: Preprocess, height: usize, width: usize) -> Preprocess {
     Preprocess { resize, center_crop: Some(size), ..plain }
 }
 
+/// Height, width and channels of the pictures; none of samples that are arrays, which are not recognized.
+fn picture(dataset: &Dataset) -> [usize; 3] {
+    match *dataset.form() {
+        Form::Picture { height, width, channels } => [height, width, channels],
+        Form::Arrays(_) => [0; 3],
+    }
+}
+
 /// Mean and standard deviation of each channel, as fractions of 255, rounded to three digits.
 fn moments(dataset: &Dataset, samples: usize) -> Result<(Vec<f64>, Vec<f64>), PipelineError> {
-    let channels = dataset.shape()[2].max(1);
+    let channels = picture(dataset)[2].max(1);
     let (mut sums, mut squares, mut pixels) = (vec![0.0; channels], vec![0.0; channels], 0.0);
     for index in 0..samples {
-        for pixel in dataset.load(Part::Search, index)?.input.chunks_exact(channels) {
+        for pixel in dataset.load(Part::Search, index)?.inputs[0].data.chunks_exact(channels) {
             for (channel, &value) in pixel.iter().enumerate() {
                 sums[channel] += f64::from(value) / 255.0;
                 squares[channel] += (f64::from(value) / 255.0).powi(2);

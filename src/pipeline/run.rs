@@ -7,6 +7,7 @@ use super::{
     analyze::{measure, observe},
     bench::{Bench, Seen, SplitSamples},
     by_program::Handed,
+    form::{FormError, check_form},
     keys::sensitivity_key,
 };
 use crate::{
@@ -54,22 +55,13 @@ pub enum PipelineError {
     #[error("qconfig: {0}")]
     Mapping(#[from] MappingError),
     /// The samples are not what the model reads.
-    #[error("samples of {height}×{width} pixels with {channels} channels do not fit the model's input [{}]", input.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
-    Shape {
-        /// Of the samples, after preprocessing.
-        height: usize,
-        /// Of the samples.
-        width: usize,
-        /// Of the samples.
-        channels: usize,
-        /// The model's input without the batch.
-        input: Vec<usize>,
-    },
-    /// The model's input is not of pictures, so that there is nothing to guess of a job.
-    #[error("the model's input [{}] is no picture of channels, height and width: a job cannot be guessed for it", input.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    #[error(transparent)]
+    Form(#[from] FormError),
+    /// The model's inputs are not one of pictures, so that there is nothing to guess of a job.
+    #[error("the model reads {}, not one picture of channels, height and width: a job cannot be guessed for it", inputs.iter().map(|shape| format!("{shape:?}")).collect::<Vec<_>>().join(" and "))]
     NoPictures {
-        /// The model's input without the batch.
-        input: Vec<usize>,
+        /// The model's inputs without the batch.
+        inputs: Vec<Vec<usize>>,
     },
     /// The starting qconfig leaves every group in fp32, or the model has none.
     #[error("qconfig: the model has no group that this qconfig quantizes")]
@@ -167,11 +159,7 @@ pub fn open(job: &Job, cancel: &Cancel) -> Result<Opened, PipelineError> {
     let model = job.spec.model.reading().load(&path)?;
     cancel.check()?;
     let dataset = Dataset::open(&job.spec.data, &job.folder, job.root.as_deref(), cancel)?;
-    let [height, width, channels] = dataset.shape();
-    let input = &model.graph.value(model.graph.input).shape;
-    if input[..] != [channels, height, width] {
-        return Err(PipelineError::Shape { height, width, channels, input: input.clone() });
-    }
+    check_form(&model, dataset.form())?;
     let groups = Groups::of(&model.graph);
     let qconfigs = job.spec.qconfig.resolve(&groups)?;
     if qconfigs.iter().all(Option::is_none) {
@@ -315,7 +303,7 @@ pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, PipelineError> {
 }
 
 pub(super) fn calibration(opened: &Opened) -> SplitSamples<'_> {
-    SplitSamples { dataset: &opened.dataset, part: Part::Calibrate, order: None }
+    SplitSamples { dataset: &opened.dataset, model: &opened.model, part: Part::Calibrate, order: None }
 }
 
 /// Observes the fp32 network on the calibrate split.

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{SensitivityError, halving};
 use crate::{
     cancel::Cancel,
-    engine::{EngineError, Plan, Seen},
+    engine::{EngineError, Inputs, Plan, Seen},
     graph::{GroupId, NodeId, ValueId},
     ptq::{Calibrated, LoadSample},
     quant::QConfig,
@@ -25,7 +25,7 @@ impl Known {
     /// Runs `plan` and keeps all values; `see` is shown each.
     pub(super) fn of(
         plan: &Plan,
-        x: &Tensor,
+        x: &Inputs,
         see: &mut dyn FnMut(&Seen<'_>) -> Result<(), EngineError>,
     ) -> Result<(Known, Vec<f32>), EngineError> {
         let mut known = HashMap::new();

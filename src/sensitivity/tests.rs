@@ -1,14 +1,12 @@
 use std::path::Path;
 
-use candle_core::Tensor;
-
 use super::{
     probe::{Known, Switched, flat},
     *,
 };
 use crate::{
     cancel::Cancel,
-    engine::{Plan, input_tensor},
+    engine::{Inputs, Plan},
     evaluate::{Metric, Samples, evaluate, outputs},
     kernels::Kernels,
     onnx,
@@ -18,9 +16,9 @@ use crate::{
 };
 
 /// A reproducible picture.
-fn picture(seed: usize) -> Tensor {
+fn picture(seed: usize) -> Inputs {
     let pixels = (0..28 * 28).map(|i| ((i * 31 + seed * 97 + i * i % 7) % 256) as f32 / 128.0 - 1.0).collect();
-    input_tensor(pixels, 1, [28, 28, 1]).unwrap()
+    Inputs::pictures(pixels, 1, [28, 28, 1]).unwrap()
 }
 
 fn calibrated() -> (Calibrated, Vec<Option<QConfig>>) {
@@ -38,7 +36,7 @@ fn alone(calibrated: &Calibrated, qconfigs: &[Option<QConfig>], group: GroupId) 
     calibrated.convert(&alone).plan
 }
 
-fn whole(plan: &Plan, x: &Tensor) -> Vec<f32> {
+fn whole(plan: &Plan, x: &Inputs) -> Vec<f32> {
     flat(&plan.run(x, false).unwrap()).unwrap()
 }
 
@@ -171,7 +169,7 @@ impl Samples for Pictures {
         self.0
     }
 
-    fn load(&self, index: usize) -> Result<(Tensor, u32), SampleError> {
+    fn load(&self, index: usize) -> Result<(Inputs, u32), SampleError> {
         Ok((picture(index), 0))
     }
 

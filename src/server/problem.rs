@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::{
     job::JobError,
-    pipeline::PipelineError,
+    pipeline::{FormError, PipelineError},
     report::ReportError,
     runner::one_line,
     store::{StoreError, is_full},
@@ -137,7 +137,8 @@ impl From<PipelineError> for Problem {
         let field = match &error {
             PipelineError::Onnx(_) => "model.onnx",
             PipelineError::Dataset(_) => "data",
-            PipelineError::Shape { .. } => "data.preprocess",
+            PipelineError::Form(FormError::Shape { .. }) => "data.preprocess",
+            PipelineError::Form(_) => "data.images",
             PipelineError::Mapping(_) | PipelineError::NothingToQuantize => "qconfig",
             PipelineError::Cancelled(_) => return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server stops"),
             _ => return Problem::new(StatusCode::UNPROCESSABLE_ENTITY, one_line(&error)),

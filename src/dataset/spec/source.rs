@@ -1,12 +1,14 @@
 //! Where the samples of a job are.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One place that holds pictures and their labels. In YAML a mapping with exactly one of the keys
-/// `csv`, `image_folder`, `parquet`, `idx`, `npy`, `npz` and `safetensors`. Paths are relative to the job's file.
+/// One place that holds samples and their labels: pictures, or arrays of what a network reads. In YAML a mapping with
+/// exactly one of the keys `csv`, `image_folder`, `parquet`, `idx`, `npy`, `npz` and `safetensors`. Paths are relative to
+/// the job's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "SourceFields", into = "SourceFields")]
 pub enum Source {
@@ -19,8 +21,12 @@ pub enum Source {
     Npz(NpzFile),
     /// `npy: {images: FILE, labels: FILE}`: arrays that numpy saved, each in a file of its own. The pictures stay there.
     Npy(NpyFiles),
+    /// `npy: {inputs: {NAME: FILE, ...}, labels: FILE}`: an array for each input of the network.
+    NpyInputs(NpyInputs),
     /// `safetensors: {file: FILE, images: images, labels: labels}`: two tensors. The pictures stay in the file.
     Safetensors(SafetensorsFile),
+    /// `safetensors: {file: FILE, inputs: {NAME: TENSOR, ...}, labels: labels}`: a tensor for each input of the network.
+    SafetensorsInputs(SafetensorsInputs),
     /// `parquet: {path: FILE or DIR, images: image, labels: label}`: columns of encoded pictures and of labels, as Hugging
     /// Face's `datasets` writes them.
     Parquet(ParquetFiles),
@@ -52,9 +58,8 @@ pub struct NpzFile {
     pub labels: String,
 }
 
-/// Two files of numpy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// Two files of numpy: pictures and labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NpyFiles {
     /// A uint8 array `[N, H, W]` or `[N, H, W, C]`.
     pub images: PathBuf,
@@ -62,17 +67,34 @@ pub struct NpyFiles {
     pub labels: PathBuf,
 }
 
+/// Files of numpy: what the network reads, and labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NpyInputs {
+    /// By the name of the input, an array of numbers `[N, ...]`, as the model's file reads them.
+    pub inputs: BTreeMap<String, PathBuf>,
+    /// An integer array `[N]` or `[N, 1]`.
+    pub labels: PathBuf,
+}
+
 /// A safetensors file and the names of its two tensors.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SafetensorsFile {
     /// The file.
     pub file: PathBuf,
     /// Name of the U8 tensor `[N, H, W]` or `[N, H, W, C]`.
-    #[serde(default = "default_images_tensor")]
     pub images: String,
     /// Name of the integer tensor `[N]` or `[N, 1]`.
-    #[serde(default = "default_labels_tensor")]
+    pub labels: String,
+}
+
+/// A safetensors file and the names of its tensors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SafetensorsInputs {
+    /// The file.
+    pub file: PathBuf,
+    /// By the name of the input, the name of a tensor of numbers `[N, ...]`, as the model's file reads them.
+    pub inputs: BTreeMap<String, String>,
+    /// Name of the integer tensor `[N]` or `[N, 1]`.
     pub labels: String,
 }
 
@@ -114,6 +136,70 @@ fn default_labels_array() -> String {
     "y".to_owned()
 }
 
+/// Files of numpy.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct NpyFields {
+    /// Pictures: a uint8 array `[N, H, W]` or `[N, H, W, C]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    images: Option<PathBuf>,
+    /// In place of pictures, an array of numbers `[N, ...]` for each input of the network, by its name, as the model's file
+    /// reads them: floats, integers or booleans, without preprocessing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minProperties" = 1))]
+    inputs: Option<BTreeMap<String, PathBuf>>,
+    /// An integer array `[N]` or `[N, 1]`.
+    labels: PathBuf,
+}
+
+/// Tensors of one file.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SafetensorsFields {
+    /// The file.
+    file: PathBuf,
+    /// Name of the U8 tensor `[N, H, W]` or `[N, H, W, C]`; `images` when there are no `inputs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    images: Option<String>,
+    /// In place of pictures, the name of a tensor of numbers `[N, ...]` for each input of the network, by its name, as the
+    /// model's file reads them: floats, integers or booleans, without preprocessing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minProperties" = 1))]
+    inputs: Option<BTreeMap<String, String>>,
+    /// Name of the integer tensor `[N]` or `[N, 1]`.
+    #[serde(default = "default_labels_tensor")]
+    labels: String,
+}
+
+impl TryFrom<NpyFields> for Source {
+    type Error = String;
+
+    fn try_from(NpyFields { images, inputs, labels }: NpyFields) -> Result<Source, String> {
+        match (images, inputs) {
+            (Some(images), None) => Ok(Source::Npy(NpyFiles { images, labels })),
+            (None, Some(inputs)) if !inputs.is_empty() => Ok(Source::NpyInputs(NpyInputs { inputs, labels })),
+            _ => Err("npy: expected either `images`, or `inputs` with an array for each input".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<SafetensorsFields> for Source {
+    type Error = String;
+
+    fn try_from(SafetensorsFields { file, images, inputs, labels }: SafetensorsFields) -> Result<Source, String> {
+        match (images, inputs) {
+            (images, None) => {
+                let images = images.unwrap_or_else(default_images_tensor);
+                Ok(Source::Safetensors(SafetensorsFile { file, images, labels }))
+            }
+            (None, Some(inputs)) if !inputs.is_empty() => {
+                Ok(Source::SafetensorsInputs(SafetensorsInputs { file, inputs, labels }))
+            }
+            _ => Err("safetensors: expected either `images`, or `inputs` with a tensor for each input".to_owned()),
+        }
+    }
+}
+
 /// [`Source`] as YAML writes it.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -130,10 +216,10 @@ struct SourceFields {
     npz: Option<NpzFile>,
     /// Arrays that numpy saved, each in a file of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    npy: Option<NpyFiles>,
-    /// Two tensors of one file.
+    npy: Option<NpyFields>,
+    /// Tensors of one file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    safetensors: Option<SafetensorsFile>,
+    safetensors: Option<SafetensorsFields>,
     /// Encoded pictures and labels as Hugging Face's `datasets` writes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     parquet: Option<ParquetFiles>,
@@ -154,8 +240,8 @@ impl TryFrom<SourceFields> for Source {
             ("csv", csv.map(Source::Csv)),
             ("idx", idx.map(Source::Idx)),
             ("npz", npz.map(Source::Npz)),
-            ("npy", npy.map(Source::Npy)),
-            ("safetensors", safetensors.map(Source::Safetensors)),
+            ("npy", npy.map(Source::try_from).transpose()?),
+            ("safetensors", safetensors.map(Source::try_from).transpose()?),
             ("parquet", parquet.map(Source::Parquet)),
             ("image_folder", image_folder.map(Source::ImageFolder)),
         ];
@@ -176,8 +262,18 @@ impl From<Source> for SourceFields {
             Source::Csv(file) => fields.csv = Some(file),
             Source::Idx(files) => fields.idx = Some(files),
             Source::Npz(file) => fields.npz = Some(file),
-            Source::Npy(files) => fields.npy = Some(files),
-            Source::Safetensors(file) => fields.safetensors = Some(file),
+            Source::Npy(NpyFiles { images, labels }) => {
+                fields.npy = Some(NpyFields { images: Some(images), inputs: None, labels });
+            }
+            Source::NpyInputs(NpyInputs { inputs, labels }) => {
+                fields.npy = Some(NpyFields { images: None, inputs: Some(inputs), labels });
+            }
+            Source::Safetensors(SafetensorsFile { file, images, labels }) => {
+                fields.safetensors = Some(SafetensorsFields { file, images: Some(images), inputs: None, labels });
+            }
+            Source::SafetensorsInputs(SafetensorsInputs { file, inputs, labels }) => {
+                fields.safetensors = Some(SafetensorsFields { file, images: None, inputs: Some(inputs), labels });
+            }
             Source::Parquet(files) => fields.parquet = Some(files),
             Source::ImageFolder(folder) => fields.image_folder = Some(folder),
         }

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use prost::Message;
 
 use crate::{
-    engine::{Engine, input_tensor},
+    engine::{Engine, Inputs},
     graph::{Graph, Groups, Node},
     kernels::Kernels,
     onnx::{import, proto::*},
@@ -135,12 +135,15 @@ pub(super) fn shape(graph: &Graph) -> Vec<usize> {
 
 /// What the first output is on made-up numbers.
 pub(super) fn computed(graph: Graph) -> Vec<f32> {
-    let shape = graph.value(graph.input).shape.clone();
+    let shape = graph.value(graph.inputs[0]).shape.clone();
     let numbers: Vec<f32> =
         (0..2 * shape.iter().product::<usize>()).map(|i| ((i * 37) % 101) as f32 / 32.0 - 1.5).collect();
     let x = match *shape {
-        [c, h, w] => input_tensor(numbers, 2, [h, w, c]).unwrap(),
-        _ => Tensor::from_vec(numbers, std::iter::once(2).chain(shape).collect::<Vec<_>>(), &Device::Cpu).unwrap(),
+        [c, h, w] => Inputs::pictures(numbers, 2, [h, w, c]).unwrap(),
+        _ => {
+            let dims: Vec<usize> = std::iter::once(2).chain(shape).collect();
+            Tensor::from_vec(numbers, dims, &Device::Cpu).unwrap().into()
+        }
     };
     let groups = Arc::new(Groups::of(&graph));
     let engine = Engine::new(Arc::new(graph), groups, Kernels::detect().unwrap());

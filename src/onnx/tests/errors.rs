@@ -52,10 +52,7 @@ fn graphs_without_a_clear_way_in_or_out() {
     assert_eq!(error(&relu().output("z").bytes()), "output `z` of the graph is written by no node");
     let mut two = relu();
     two.graph().input.push(tensor_value("z", data_type::FLOAT, vec![]));
-    assert_eq!(
-        two.clone().error(),
-        "the graph has 2 inputs: `x`, `z`; samples go to one of them (model.input), the others are a number each (model.fixed)"
-    );
+    assert_eq!(two.clone().error(), "input `z` has no dimensions, and so no batch; model.fixed gives it a number");
     // An initializer that is listed as an input too is a constant.
     two.weight("z", &[1]).import();
     let mut none = relu();
@@ -84,7 +81,7 @@ fn inputs() {
     assert_eq!(typed(float, vec![None, number(-1)]), format!("input `x` has dimension 1 -1; {rule}"));
     assert_eq!(typed(float, vec![None, number(1 << 40)]), "input `x` is too large");
     assert_eq!(typed(float, vec![None]), "input `x` has 1 dimensions; the batch and 1 to 7 more are supported");
-    assert_eq!(typed(float, vec![]), "input `x` has no dimensions");
+    assert_eq!(typed(float, vec![]), "input `x` has no dimensions, and so no batch; model.fixed gives it a number");
     let text = typed(8, vec![None, number(3)]);
     assert_eq!(text, "input `x` has elements of type 8; only numbers are supported");
     let mut untyped = Build::new(13, &[4]).node("Relu", &["x"], "y", &[]);

@@ -71,7 +71,7 @@ fn varied() -> Build {
 /// What the rest of qtuned relies on.
 fn check(graph: &Graph) {
     let mut written = vec![false; graph.values.len()];
-    written[graph.input.0] = true;
+    graph.inputs.iter().for_each(|input| written[input.0] = true);
     for node in &graph.nodes {
         assert!(!node.inputs.is_empty() && node.inputs.iter().all(|id| written[id.0]));
         assert!(!std::mem::replace(&mut written[node.output.0], true));

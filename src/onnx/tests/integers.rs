@@ -7,15 +7,16 @@ use candle_core::{Device, Tensor};
 use super::build::*;
 use crate::{
     cancel::Cancel,
+    engine::Inputs,
     graph::{Op, ValueId},
     kernels::Kernels,
     ptq::prepare,
     quant::{Preset, QConfigMapping},
 };
 
-fn sample(seed: usize) -> Tensor {
+fn sample(seed: usize) -> Inputs {
     let numbers = (0..90).map(|i| (((i + seed) * 37 % 101) as f32 - 50.0) / 16.0).collect::<Vec<_>>();
-    Tensor::from_vec(numbers, (1, 3, 6, 5), &Device::Cpu).unwrap()
+    Tensor::from_vec(numbers, (1, 3, 6, 5), &Device::Cpu).unwrap().into()
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn sums_keep_both_operands() {
     let graph = build.node("Add", &["r", "x"], "y", &[]).import();
     assert_eq!(
         (graph.nodes[1].op.clone(), &graph.nodes[1].inputs),
-        (Op::Add, &vec![graph.nodes[0].output, graph.input])
+        (Op::Add, &vec![graph.nodes[0].output, graph.inputs[0]])
     );
     let twice = Build::new(13, &[2]).node("Add", &["x", "x"], "y", &[]).single().0;
     assert_eq!(twice.inputs.len(), 2);

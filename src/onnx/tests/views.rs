@@ -17,10 +17,10 @@ const TO_FIRST: [i64; 4] = [0, 3, 1, 2];
 
 fn run(graph: &Graph, x: Vec<f32>, batch: usize) -> Vec<f32> {
     let graph = Arc::new(graph.clone());
-    let dims: Vec<usize> = std::iter::once(batch).chain(graph.value(graph.input).shape.iter().copied()).collect();
+    let dims: Vec<usize> = std::iter::once(batch).chain(graph.value(graph.inputs[0]).shape.iter().copied()).collect();
     let engine = Engine::new(graph.clone(), Arc::new(Groups::of(&graph)), Kernels::detect().unwrap());
     let x = Tensor::from_vec(x, dims, &Device::Cpu).unwrap();
-    let outputs = engine.fp32_plan().run(&x, false).unwrap();
+    let outputs = engine.fp32_plan().run(&x.into(), false).unwrap();
     outputs[0].flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -38,8 +38,8 @@ fn the_transposes_of_tf2onnx_meet_their_inverses() {
     let build = build.node("MatMul", &["r", "pw"], "m", &[]);
     let build = build.node("ReduceMean", &["m"], "y", &[int_list("axes", &[1, 2]), int("keepdims", 0)]);
     let model = import(&build.output("y").bytes(), None).unwrap();
-    assert!(model.channels_last);
-    assert_eq!(model.graph.value(model.graph.input).shape, [3, 9, 8]);
+    assert!(model.inputs[0].channels_last);
+    assert_eq!(model.graph.value(model.graph.inputs[0]).shape, [3, 9, 8]);
     // The bias is in the convolution, and the product is one that sees a pixel.
     assert_eq!(op_types(&model.graph), ["Conv", "Relu", "MatMul", "ReduceMean", "Reshape"]);
     assert!(matches!(model.graph.nodes[2].op, Op::Conv(_)) && model.graph.nodes[3].op == Op::GlobalAveragePool);
@@ -149,6 +149,36 @@ fn the_batch_may_stand_elsewhere_and_be_any() {
         let wanted: f32 = (0..4).map(|i| mixed[t][i] * ((i * 4 + o) as f32 / 16.0 - 3.0 / 16.0)).sum();
         assert!((all[t * 4 + o] - wanted).abs() < 1e-4 * wanted.abs().max(1.0), "{} {wanted}", all[t * 4 + o]);
     }
+}
+
+/// `x·xᵀ` of each of two heads of `[N, 2, 3, 4]`, the heads joined to the batch, as tf2onnx writes Einsum. The second
+/// operand has them joined, or not.
+fn joined_heads(both: bool) -> Build {
+    let build = Build::new(15, &[2, 3, 4]).ints("lead", &[2], &[0, 1]).ints("open", &[1], &[-1]);
+    let build = build.ints("four", &[1], &[4]).ints("last", &[1], &[4]).ints("sizes", &[3], &[3, 3, 1]);
+    let build = build.node("Shape", &["x"], "s", &[]).node("Gather", &["s", "lead"], "nh", &[]);
+    let build = build.node("ReduceProd", &["nh"], "joined", &[int("keepdims", 1)]);
+    let build = build.node("Concat", &["joined", "open", "four"], "t", &[int("axis", 0)]);
+    let build = build.node("Relu", &["x"], "r", &[]).node("Reshape", &["r", "t"], "a", &[]);
+    let build = build.node("Transpose", &["a"], "b", &[int_list("perm", &[0, 2, 1])]);
+    let build = build.ints("flat", &[3], &[0, 4, 6]).node("Reshape", &["r", "flat"], "alone", &[]);
+    let build = build.node("MatMul", &["a", if both { "b" } else { "alone" }], "m", &[]);
+    let build = build.node("Concat", &["nh", "sizes"], "back", &[int("axis", 0)]);
+    build.node("Reshape", &["m", "back"], "p", &[]).node("Squeeze", &["p", "last"], "y", &[])
+}
+
+#[test]
+fn heads_may_be_joined_to_the_batch() {
+    let graph = joined_heads(true).import();
+    assert_eq!(shape(&graph), [2, 3, 3]);
+    let x = numbers(3 * 24);
+    let got = run(&graph, x.clone(), 3);
+    let x = |matrix: usize, row: usize, i: usize| x[(matrix * 3 + row) * 4 + i].max(0.0);
+    for (matrix, row, column) in (0..6).flat_map(|m| (0..9).map(move |at| (m, at / 3, at % 3))) {
+        let wanted: f32 = (0..4).map(|i| x(matrix, row, i) * x(matrix, column, i)).sum();
+        assert_eq!(got[(matrix * 3 + row) * 3 + column], wanted);
+    }
+    assert!(joined_heads(false).error().contains("is no product"));
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn network() -> Groups {
         nodes.push(Node { name: name.into(), op_type: op_type.into(), op, inputs, output: ValueId(index + 1) });
     }
     let outputs = vec![ValueId(layers.len())];
-    Groups::of(&Graph { name: "network".into(), values, nodes, input: ValueId(0), outputs })
+    Groups::of(&Graph { name: "network".into(), values, nodes, inputs: vec![ValueId(0)], outputs })
 }
 
 fn parse(yaml: &str) -> QConfigMapping {
