@@ -249,4 +249,11 @@ fn what_does_not_fit_is_said() {
         refused(&["data.images.npy.inputs={picture: pictures.npy, tokens: few.npy}"]),
         "labels.npy: samples: found 3 samples for input `tokens` and 60 labels"
     );
+    for shapes in [["tokens=4", "3"], ["3", "4"], ["tokens=4", "tokens=5"]] {
+        let shapes = shapes.map(|shape| format!("--model-shape={shape}"));
+        let done = bench.qtuned(&["inspect", "m.onnx", &shapes[0], &shapes[1]]);
+        let message =
+            "error: --model-shape: expected one shape, or one for each of several inputs by its name: ids=128\n";
+        assert_eq!((done.code, done.stderr.as_str()), (1, message));
+    }
 }

@@ -70,7 +70,7 @@ pub(super) fn run(global: &Global, comparison: &Comparison<'_>) -> Result<()> {
     let Some(input) = comparison.input else {
         bail!("--against needs what the models read, INPUT.npy: grids that are given say nothing of made-up numbers");
     };
-    let reading = comparison.reading.reading();
+    let reading = comparison.reading.reading()?;
     let (bytes, model) = read_model(quantized, &reading)?;
     let (_, fp32) = read_model(original, &reading)?;
     let read = |model: &Model| (0..model.inputs.len()).map(|index| model.file_shape(index)).collect::<Vec<_>>();

@@ -193,7 +193,7 @@ fn of_model(global: &Global, args: &AnalyzeArgs) -> Result<(Analyzed, Vec<GroupF
     if let Some(given) = args.set.first() {
         bail!("--set {given}: this sets a value of a job, and {} is a model", args.what.display());
     }
-    let model = args.reading.reading().load(&args.what)?;
+    let model = args.reading.reading()?.load(&args.what)?;
     let mapping = mapping(args.qconfig.as_deref(), args.preset)?;
     let groups = Groups::of(&model.graph);
     let place = || args.qconfig.as_ref().map_or_else(|| "qconfig".to_owned(), |path| path.display().to_string());

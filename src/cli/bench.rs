@@ -67,7 +67,7 @@ pub(super) struct BenchArgs {
 }
 
 pub(super) fn run(global: &Global, args: &BenchArgs) -> Result<()> {
-    let model = args.reading.reading().load(&args.model)?;
+    let model = args.reading.reading()?.load(&args.model)?;
     let kernels = Kernels::detect()?;
     let protocol = Protocol {
         batch: args.batch.into(),

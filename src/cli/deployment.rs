@@ -78,11 +78,11 @@ impl DeploymentArgs {
         match &self.what[..] {
             [model, qconfig] => match self.trial {
                 Some(_) => bail!("--trial is for a job; {qconfig} holds one qconfig alone"),
-                None => Named::file(Path::new(qconfig), model.into(), self.reading.reading(), None),
+                None => Named::file(Path::new(qconfig), model.into(), self.reading.reading()?, None),
             },
             [model] if is_model(model) => match self.trial {
                 Some(_) => bail!("--trial is for a job; {model} holds one qconfig alone"),
-                None => Named::quantized(Path::new(model), self.reading.reading()),
+                None => Named::quantized(Path::new(model), self.reading.reading()?),
             },
             [folder] if Path::new(folder).join("job.lock.yaml").is_file() => self.of_folder(folder.as_ref()),
             job => self.of_job(global, job.first().map(String::as_str)),

@@ -48,7 +48,7 @@ pub(super) struct InitArgs {
 }
 
 pub(super) fn run(global: &Global, args: &InitArgs) -> Result<()> {
-    let reading = args.reading.reading();
+    let reading = args.reading.reading()?;
     let model = reading.load(&args.model)?;
     let found = recognize(&args.data)?;
     let guesses = pipeline::guess(&model, &found, available_threads(), &Cancel::default())?;

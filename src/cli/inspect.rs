@@ -30,7 +30,7 @@ pub(super) struct InspectArgs {
 }
 
 pub(super) fn run(global: &Global, args: &InspectArgs) -> Result<()> {
-    let model = args.reading.reading().load(&args.model)?;
+    let model = args.reading.reading()?.load(&args.model)?;
     let groups = Groups::of(&model.graph);
     if args.rewrites {
         return rewrites(global, &model);

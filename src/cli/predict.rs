@@ -24,8 +24,8 @@ const SHOWN: usize = 5;
 /// Run a model on an array and show what it computes
 ///
 /// The array is what the model reads, preprocessed: [batch, ...] in a .npy file; for several inputs a .npz file has one
-/// for each, by its name. Without a qconfig the model runs in
-/// fp32. A qconfig without grids is calibrated on that very array.
+/// for each, by its name. Without a qconfig the model runs in fp32. A qconfig without grids is calibrated on that very
+/// array.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  qtuned predict model.onnx pictures.npy\n  qtuned predict model.onnx pictures.npy --json\n  \
@@ -54,7 +54,7 @@ pub(super) struct PredictArgs {
 }
 
 pub(super) fn run(global: &Global, args: &PredictArgs) -> Result<()> {
-    let model = args.reading.reading().load(&args.model)?;
+    let model = args.reading.reading()?.load(&args.model)?;
     let x = input::read(&args.input, &model)?;
     let plan = plan(&model, args, &x)?;
     let outputs = plan.run(&x, true)?;

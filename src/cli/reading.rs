@@ -1,5 +1,8 @@
 //! How a model that comes without a job is read, where its file leaves something open.
 
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::onnx::{Reading, SampleShapes, Sizes};
@@ -31,9 +34,9 @@ struct Shape(Option<String>, Sizes);
 
 fn shape(text: &str) -> Result<Shape, &'static str> {
     let (name, text) = text.rsplit_once('=').map_or((None, text), |(name, sizes)| (Some(name.to_owned()), sizes));
-    let size = |part: &str| part.parse().ok().filter(|&size| (1..=1 << 20).contains(&size));
-    let sizes: Option<Vec<usize>> = text.split(['x', '×', ',']).map(size).collect();
-    sizes.map(|sizes| Shape(name, Sizes(sizes))).ok_or("expected sizes without the batch, such as 3x224x224")
+    let sizes: Option<Vec<usize>> = text.split(['x', '×', ',']).map(|size| size.parse().ok()).collect();
+    let sizes = sizes.map(Sizes).filter(|sizes| sizes.check().is_ok());
+    sizes.map(|sizes| Shape(name, sizes)).ok_or("expected sizes without the batch, such as 3x224x224")
 }
 
 fn fixed(text: &str) -> Result<(String, f64), &'static str> {
@@ -44,22 +47,25 @@ fn fixed(text: &str) -> Result<(String, f64), &'static str> {
 }
 
 impl ReadingArgs {
-    pub(super) fn reading(&self) -> Reading {
-        Reading {
+    pub(super) fn reading(&self) -> Result<Reading> {
+        Ok(Reading {
             input: self.model_input.clone(),
-            shape: self.shape(),
+            shape: self.shape()?,
             fixed: self.model_fixed.iter().cloned().collect(),
             output: self.model_output.clone(),
-        }
+        })
     }
 
-    /// One that has no name is of the one input, and then there is no other.
-    fn shape(&self) -> Option<SampleShapes> {
-        let each = || self.model_shape.iter().map(|Shape(name, sizes)| Some((name.clone()?, sizes.clone()))).collect();
-        match (&self.model_shape[..], each()) {
-            ([], _) => None,
-            (_, Some(each)) => Some(SampleShapes::Each(each)),
-            ([.., Shape(_, sizes)], None) => Some(SampleShapes::One(sizes.clone())),
+    /// One without a name, or some with a name each.
+    fn shape(&self) -> Result<Option<SampleShapes>> {
+        if let [] | [Shape(None, _)] = self.model_shape[..] {
+            return Ok(self.model_shape.first().map(|Shape(_, sizes)| SampleShapes::One(sizes.clone())));
+        }
+        let named = self.model_shape.iter().map(|Shape(name, sizes)| Some((name.clone()?, sizes.clone())));
+        let each: Option<BTreeMap<String, Sizes>> = named.collect();
+        match each.filter(|each| each.len() == self.model_shape.len()) {
+            Some(each) => Ok(Some(SampleShapes::Each(each))),
+            None => bail!("--model-shape: expected one shape, or one for each of several inputs by its name: ids=128"),
         }
     }
 

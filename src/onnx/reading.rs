@@ -71,26 +71,34 @@ impl fmt::Debug for Sizes {
     }
 }
 
-impl SampleShapes {
-    /// Says what is wrong where a shape has no sizes or too many, or a size is 0 or too large.
+impl Sizes {
+    /// Says what is wrong where there are none or too many, or one is 0 or too large.
     ///
     /// # Errors
     /// What was expected.
     pub fn check(&self) -> Result<(), String> {
-        let shapes: Vec<&Sizes> = match self {
-            SampleShapes::One(sizes) => vec![sizes],
-            SampleShapes::Each(shapes) => shapes.values().collect(),
-        };
-        for Sizes(sizes) in shapes {
-            if !(1..MAX_RANK).contains(&sizes.len()) {
-                let expected = "expected the 1 to 7 sizes of a sample, without the batch, such as [3, 224, 224]";
-                return Err(expected.to_owned());
-            }
-            if let Some(size) = sizes.iter().find(|size| !(1..=MAX_SIZE).contains(size)) {
-                return Err(format!("expected a whole number from 1 to {MAX_SIZE}, found {size}"));
-            }
+        let Sizes(sizes) = self;
+        if !(1..MAX_RANK).contains(&sizes.len()) {
+            let expected = "expected the 1 to 7 sizes of a sample, without the batch, such as [3, 224, 224]";
+            return Err(expected.to_owned());
         }
-        Ok(())
+        match sizes.iter().find(|size| !(1..=MAX_SIZE).contains(size)) {
+            Some(size) => Err(format!("expected a whole number from 1 to {MAX_SIZE}, found {size}")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl SampleShapes {
+    /// [`Sizes::check`] of each.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            SampleShapes::One(sizes) => sizes.check(),
+            SampleShapes::Each(shapes) => shapes.values().try_for_each(Sizes::check),
+        }
     }
 }
 
