@@ -8,7 +8,10 @@
 //! scale (`areQuantizeAndDequantizeSupportedForMultiply`). So the scale comes from a DequantizeLinear of the integer 1,
 //! which is the same number, and which OpenVINO folds only later.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+};
 
 use super::{rewrite::Rewrite, tensors};
 use crate::{
@@ -19,22 +22,21 @@ use crate::{
 impl Rewrite<'_> {
     /// Has the DequantizeLinear before 1×1 convolutions, all with the same stride, read its scale from another one.
     pub(super) fn keep_strides(&mut self) {
-        let strides = self.strides();
-        for list in 0..self.before.len() {
-            for after in [false, true] {
-                let nodes = if after { &mut self.after[list] } else { &mut self.before[list] };
-                for mut node in std::mem::take(nodes) {
-                    let kept = node.op_type == "DequantizeLinear" && strides.contains_key(&node.output[0]);
-                    let scale = kept.then(|| self.scale_of_one(&mut node));
-                    let nodes = if after { &mut self.after[list] } else { &mut self.before[list] };
-                    nodes.extend(scale.into_iter().chain([node]));
-                }
-            }
+        let strided = self.strided();
+        let (mut before, mut after) = (mem::take(&mut self.before), mem::take(&mut self.after));
+        for nodes in before.iter_mut().zip(&mut after).flat_map(|(before, after)| [before, after]) {
+            let with_scale = |mut node: NodeProto| {
+                let kept = node.op_type == "DequantizeLinear" && strided.contains(&node.output[0]);
+                let scale = kept.then(|| self.scale_of_one(&mut node));
+                scale.into_iter().chain([node])
+            };
+            *nodes = mem::take(nodes).into_iter().flat_map(with_scale).collect();
         }
+        (self.before, self.after) = (before, after);
     }
 
     /// The values that 1×1 convolutions with one stride read, and nothing else does.
-    fn strides(&self) -> HashMap<String, [usize; 2]> {
+    fn strided(&self) -> HashSet<String> {
         let mut convolutions = HashMap::new();
         for group in self.source.groups.all() {
             let main = self.source.model.origins.get(group.anchor.0).and_then(|nodes| nodes.first());
@@ -61,7 +63,7 @@ impl Rewrite<'_> {
         for output in &self.file.output {
             strides.remove(&output.name);
         }
-        strides.into_iter().filter_map(|(name, stride)| Some((name.clone(), stride?))).collect()
+        strides.into_iter().filter_map(|(name, stride)| stride.map(|_| name.clone())).collect()
     }
 
     /// Has a node read as its scale what the node that this gives writes: 1 times its scale. Each has an integer of its
