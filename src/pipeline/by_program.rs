@@ -222,9 +222,7 @@ impl Bench<'_> {
         }
         Ok(())
     }
-}
 
-impl Bench<'_> {
     /// Writes what the samples give one input.
     fn write_input<W: io::Write>(
         &self,
