@@ -39,7 +39,7 @@ impl Histogram {
         let (first, last) = (bin(min, exponent), bin(max, exponent));
         let (per_unit, low, end) = (power(-exponent), first as f64, (last - first) as usize);
         // Bins are below 2²⁴ on either side of 0, where f64 holds the quotients exactly. A conversion to integers that
-        // minds what is no number would take twice as long as this.
+        // minds what is no number takes longer than all of this.
         let place = |v: f32| {
             let quotient = f64::from(v) * per_unit;
             let nearest = (quotient + TO_NEAREST) - TO_NEAREST;
