@@ -8,6 +8,8 @@
 //! * Between a layer and an addition that takes its sum as it is (`residual: fused`) there is no pair, whatever the target.
 //! * Layers in fp32 that read integers have a DequantizeLinear of their own, with a scale for each channel, all the same:
 //!   ONNX Runtime would quantize their weights otherwise.
+//! * For OpenVINO, a DequantizeLinear that only 1×1 convolutions with a stride read has as its scale what another one gives of
+//!   the integer 1: OpenVINO would run these convolutions in f32 otherwise.
 //! * Weights of int8 groups are s8 and biases s32, each behind a DequantizeLinear.
 //! * What the importer folds into an int8 `Conv`, `Gemm` or `MatMul` is folded in the file too: BatchNormalization, sums
 //!   and products with constants, also those apart from it, and the factors `alpha` and `beta`. Of what is folded into a
@@ -22,6 +24,7 @@ mod layer;
 mod lists;
 mod opset;
 mod rewrite;
+mod strides;
 mod tensors;
 
 use std::{io, path::Path, path::PathBuf};

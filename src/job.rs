@@ -107,7 +107,7 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
     /// Shape of one sample in the order of the file, without the batch, where the file leaves sizes open: [3, 224, 224]. Of
-    /// several inputs by their names: {ids: [128], mask: [128]}.
+    /// several inputs by their names: `{ids: [128], mask: [128]}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<SampleShapes>,
     /// All other inputs, each filled with a number: {training: 0}. Their sizes that are open are 1.

@@ -31,6 +31,7 @@ mod quantized;
 mod reading;
 mod rewrite;
 mod site;
+mod strided;
 mod tensor;
 #[cfg(test)]
 mod tests;

@@ -81,7 +81,12 @@ fn a_running_job_is_cancelled_within_two_seconds_and_goes_on_when_retried() {
     assert_eq!(bench.told(&["cancel", "1"]), "job 1: fashion-mnist (cancelled)\n");
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     assert_eq!(bench.qtuned(&["watch", "1"]).code, 1);
-    assert_eq!(bench.told(&["retry", "1"]), "job 1: fashion-mnist (queued)\n");
+    let retried = bench.told(&["retry", "1"]);
+    // The daemon may have taken it up before it is looked at again.
+    assert!(
+        ["queued", "running"].iter().any(|state| retried == format!("job 1: fashion-mnist ({state})\n")),
+        "{retried}"
+    );
     bench.wait("1", in_state("running"));
     // The job of another process is not run here.
     let mut args = vec!["run", JOB];

@@ -96,9 +96,13 @@ impl Quantized {
         export::qdq(&source, &self.file, &restored, target, "model.data").unwrap()
     }
 
-    /// Exports, reads that back, and compares qconfigs and outputs. Gives the exported file.
     fn round_trip(&self, folder: &Path) -> ModelProto {
-        let exported = self.export(folder);
+        self.round_trip_for(Target::OnnxRuntime, folder)
+    }
+
+    /// Exports, reads that back, and compares qconfigs and outputs. Gives the exported file.
+    fn round_trip_for(&self, target: Target, folder: &Path) -> ModelProto {
+        let exported = self.export_for(target, folder);
         let elsewhere = tempfile::tempdir().unwrap();
         if let Some(data) = &exported.data {
             fs::write(elsewhere.path().join("model.data"), data).unwrap();
@@ -400,6 +404,46 @@ fn tensorrt_gets_what_it_takes() {
     assert!(!types.contains(&data_type::INT32) && !types.contains(&data_type::UINT8));
     let clips = graph.node.iter().filter(|node| node.op_type == "Clip").count();
     assert_eq!(clips, 10);
+}
+
+/// OpenVINO gets the scale before 1×1 convolutions with a stride as 1 times it, where nothing else reads the value.
+#[test]
+fn strides_stay_where_they_are_in_openvino() {
+    let two = [ints("strides", &[2, 2])];
+    let nodes = |other: &[AttributeProto]| {
+        vec![
+            node("a", "Conv", &["x", "w"], "a", &[]),
+            node("b", "Conv", &["a", "v"], "b", &two),
+            node("c", "Conv", &["a", "u"], "c", other),
+            node("d", "GlobalAveragePool", &["b"], "d", &[]),
+            node("e", "GlobalAveragePool", &["c"], "e", &[]),
+            node("f", "Add", &["d", "e"], "y", &[]),
+        ]
+    };
+    let constants =
+        || vec![tensor("w", &[8, 3, 3, 3], 1), tensor("v", &[8, 8, 1, 1], 2), tensor("u", &[8, 8, 1, 1], 3)];
+    let scale = |other: &[AttributeProto], target| {
+        let bytes = model(13, nodes(other), constants()).encode_to_vec();
+        let quantized = Quantized::new(bytes, Path::new("."), Preset::Onednn, &[]);
+        let graph = quantized.round_trip_for(target, Path::new(".")).graph.unwrap();
+        let writes = |name: &str| graph.node.iter().find(|node| node.output[0] == name).cloned();
+        let constant = |name: &str| graph.initializer.iter().find(|tensor| tensor.name == name).cloned().unwrap();
+        let convolution = graph.node.iter().find(|node| node.name == "b").unwrap();
+        let dequantize = writes(&convolution.input[0]).unwrap();
+        let quantize = writes(&dequantize.input[0]).unwrap();
+        assert_eq!((&dequantize.op_type[..], &quantize.op_type[..]), ("DequantizeLinear", "QuantizeLinear"));
+        writes(&dequantize.input[1]).map(|of_one| {
+            assert_eq!((&of_one.op_type[..], of_one.input.len()), ("DequantizeLinear", 2));
+            let one = constant(&of_one.input[0]);
+            assert_eq!((one.data_type, &one.raw_data[..], &one.dims[..]), (data_type::INT8, &[1][..], &[][..]));
+            assert_eq!(of_one.input[1], quantize.input[1]);
+        })
+    };
+    assert_eq!(scale(&two, Target::OpenVino), Some(()));
+    assert_eq!(scale(&two, Target::OnnxRuntime), None);
+    // Then OpenVINO leaves the stride.
+    assert_eq!(scale(&[], Target::OpenVino), None);
+    assert_eq!(scale(&[ints("strides", &[2, 1])], Target::OpenVino), None);
 }
 
 #[test]

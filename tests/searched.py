@@ -36,7 +36,8 @@ measure: {{latency: {{runs: 3, warmup: 1}}}}
 def preprocess(path):
     """ImageNet's, to the size that the model reads."""
     _, array = made_up_input(session(path), 1)
-    height, width = array.shape[2:]
+    # Keras has the channels last.
+    height, width = array.shape[1:3] if array.shape[3] <= 4 else array.shape[2:]
     short = max(height, width, round(height * 8 / 7)) if height == width else None
     resize = f"{{short_side: {short}}}" if short else f"{{size: [{height}, {width}]}}"
     return (f"{{resize: {resize}, center_crop: [{height}, {width}], channels: rgb, scale: 0.00392156862745098, "

@@ -177,9 +177,12 @@ impl Normalizer {
     }
 
     pub(super) fn apply(&self, pixels: &[u8]) -> Vec<f32> {
-        let mut values = Vec::with_capacity(pixels.len());
-        for pixel in pixels.chunks_exact(self.tables.len()) {
-            values.extend(pixel.iter().zip(&self.tables).map(|(&p, table)| table[usize::from(p)]));
+        let channels = self.tables.len();
+        let mut values = vec![0.0; pixels.len() / channels * channels];
+        for (channel, table) in self.tables.iter().enumerate() {
+            let values = values.iter_mut().skip(channel).step_by(channels);
+            let pixels = pixels.iter().skip(channel).step_by(channels);
+            values.zip(pixels).for_each(|(value, &p)| *value = table[usize::from(p)]);
         }
         values
     }

@@ -89,8 +89,8 @@ impl Visit for Clock {
 }
 
 impl Plan {
-    /// Runs the plan on a batch ; gives the outputs as f32. `parallel` uses the
-    /// current rayon pool inside each step. Neither it nor the batch changes a bit.
+    /// Runs the plan on a batch; gives the outputs as f32. `parallel` uses the current rayon pool inside each step. Neither
+    /// it nor the batch changes a bit.
     ///
     /// # Errors
     /// Inputs of another number or shape, or a failure in candle.

@@ -203,7 +203,7 @@ impl<'a> Reader<'a> {
     /// Scales of a weight that comes from a DequantizeLinear.
     fn weight_scales(&self, name: &str) -> Result<Option<Vec<f32>>, ExportError> {
         let Some(node) = self.producer(name).filter(|node| node.op_type == "DequantizeLinear") else { return Ok(None) };
-        Ok(Some(self.floats(node, 1)?))
+        Ok(Some(self.scales(node)?))
     }
 
     /// The grid on which a value arrives at a reader; `None` when it does in f32.
@@ -255,7 +255,7 @@ impl<'a> Reader<'a> {
 
     /// The grid of a QuantizeLinear or DequantizeLinear, with the Clip of its integers.
     fn grid(&self, node: &NodeProto, clip: Option<&NodeProto>) -> Result<Grid, ExportError> {
-        let scales = self.floats(node, 1)?;
+        let scales = self.scales(node)?;
         let (dtype, zeros) = match node.input.get(2).filter(|name| !name.is_empty()) {
             Some(name) => self.integers(node, name)?,
             None => (ActivationDtype::Quint8, vec![0]),
@@ -290,6 +290,24 @@ impl<'a> Reader<'a> {
         Some(node)
     }
 
+    /// The scales of a node: a constant, or what a DequantizeLinear gives of constants.
+    fn scales(&self, node: &NodeProto) -> Result<Vec<f32>, ExportError> {
+        let producer = node.input.get(1).and_then(|name| self.producers.get(name.as_str()));
+        let Some(scaled) = producer.filter(|node| node.op_type == "DequantizeLinear") else {
+            return self.floats(node, 1);
+        };
+        let of = |name: &String| Ok(self.integers(scaled, name)?.1);
+        let numbers = scaled.input.first().map_or(Ok(Vec::new()), of)?;
+        let zeros = scaled.input.get(2).map_or(Ok(Vec::new()), of)?;
+        match (&self.floats(scaled, 1)?[..], &zeros[..]) {
+            (&[scale], [] | [_]) => {
+                let zero = zeros.first().copied().unwrap_or(0);
+                Ok(numbers.iter().map(|q| q.wrapping_sub(zero) as f32 * scale).collect())
+            }
+            _ => Err(self.refuse(scaled, "gives a scale and has several itself, which is not supported")),
+        }
+    }
+
     fn floats(&self, node: &NodeProto, at: usize) -> Result<Vec<f32>, ExportError> {
         let tensor = node.input.get(at).and_then(|name| self.constants.get(name.as_str()));
         let tensor = tensor.filter(|tensor| tensor.data_type == data_type::FLOAT && tensor.data_location == 0);
@@ -306,7 +324,11 @@ impl<'a> Reader<'a> {
         let dtype = match tensor.map(|tensor| tensor.data_type) {
             Some(data_type::UINT8) => ActivationDtype::Quint8,
             Some(data_type::INT8) => ActivationDtype::Qint8,
-            _ => return Err(self.refuse(node, "has a zero point or bound that is no constant of bytes")),
+            _ => {
+                return Err(
+                    self.refuse(node, "has a zero point, bound or quantized scale that is no constant of bytes")
+                );
+            }
         };
         let Some(tensor) = tensor else { return Err(ExportError::Source) };
         let number = |byte: &u8| match dtype {

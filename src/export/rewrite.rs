@@ -52,7 +52,7 @@ pub(super) struct Rewrite<'a> {
     pub(super) removed: HashSet<usize>,
     /// Nodes added before and behind each node.
     pub(super) before: Vec<Vec<NodeProto>>,
-    after: Vec<Vec<NodeProto>>,
+    pub(super) after: Vec<Vec<NodeProto>>,
     pub(super) initializers: Vec<TensorProto>,
     /// What a DequantizeLinear behind a group writes.
     dequantized: HashMap<String, Dequantized>,
@@ -117,9 +117,10 @@ pub(super) fn rewrite(
     for (one, place) in quantized.iter().zip(&places) {
         rewrite.inputs(one, place);
     }
-    if target == Target::OnnxRuntime {
-        let integer: HashSet<usize> = places.iter().map(|place| place.main).collect();
-        rewrite.keep_float(&integer);
+    match target {
+        Target::OnnxRuntime => rewrite.keep_float(&places.iter().map(|place| place.main).collect()),
+        Target::OpenVino => rewrite.keep_strides(),
+        Target::TensorRt => {}
     }
     let probe = |(one, place): (&Quantized<'_>, Place)| {
         Some(Probe { group: one.id, value: place.integers?, element_type: element_type(one.dtype) })

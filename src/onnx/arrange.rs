@@ -3,7 +3,7 @@
 use super::{
     draft::Lowered,
     lower::{Outcome, Step, head_axes},
-    site::{Form, Refusal, row_axes},
+    site::{Form, Refusal, join_leading, row_axes},
     tensor::MAX_RANK,
     view::{Axes, Factor, View, plain},
 };
@@ -32,6 +32,11 @@ pub(super) fn arrange(view: &View, shape: &[usize], form: Form) -> Result<Outcom
             let dims = sample()?;
             let axes = plain(dims.len());
             (dims, axes)
+        }
+        Form::Matrices if view.joined() => {
+            let dims = view.split().sample(shape).ok_or("its input has the batch in two dimensions")?;
+            let (dims, axes) = in_matrices(dims);
+            (dims, join_leading(axes))
         }
         Form::Matrices => in_matrices(sample()?),
         Form::Row => match sample()?[..] {

@@ -78,6 +78,29 @@ impl<T: Copy> Array<T> {
         indices.iter().all(|&index| index < len).then(|| Array { dims, data: self.slices(axis, indices) })
     }
 
+    /// The array with slices replaced, as ONNX `ScatterND` does: each row of `indices` is the place of one slice along the
+    /// leading axes, negative from the end; of several for one place the last counts. `None` where shapes do not fit.
+    pub(super) fn scattered(&self, indices: &Array<i64>, updates: &Array<T>) -> Option<Array<T>> {
+        let (&depth, places) = indices.dims.split_last()?;
+        let (leading, slice) = self.dims.split_at_checked(depth)?;
+        if updates.dims != [places, slice].concat() {
+            return None;
+        }
+        // Of no elements there may be any number of slices.
+        if self.data.is_empty() {
+            return Some(self.clone());
+        }
+        let size = count(slice)?;
+        let mut data = self.data.to_vec();
+        for place in 0..count(places)? {
+            let row = indices.data.get(place * depth..(place + 1) * depth)?;
+            let at =
+                row.iter().zip(leading).try_fold(0, |at, (&index, &len)| Some(at * len + from_end(index, len)?))?;
+            data[at * size..(at + 1) * size].copy_from_slice(&updates.data[place * size..(place + 1) * size]);
+        }
+        Some(Array { dims: self.dims.clone(), data: data.into() })
+    }
+
     /// The elements of slices that are there.
     fn slices(&self, axis: usize, indices: &[usize]) -> Arc<[T]> {
         let (len, inner) = (self.dims[axis], self.dims[axis + 1..].iter().product::<usize>());
@@ -286,6 +309,30 @@ mod tests {
         let joined = Array::concatenated(&[columns, matrix.clone()], 1).unwrap();
         assert_eq!((joined.dims, &joined.data[..]), (vec![2, 5], &[3, 1, 1, 2, 3, 6, 4, 4, 5, 6][..]));
         assert_eq!(Array::concatenated(&[matrix, list], 0), None);
+    }
+
+    #[test]
+    fn scatters_slices_as_onnx_does() {
+        let zeros = Array { dims: vec![3, 2], data: Arc::new([0; 6]) };
+        let pair = |dims: &[usize], data: [i64; 2]| Array { dims: dims.to_vec(), data: Arc::new(data) };
+        // Rows 2 and 0.
+        let rows = zeros.scattered(&pair(&[2, 1], [-1, 0]), &Array { dims: vec![2, 2], data: Arc::new([1, 2, 3, 4]) });
+        assert_eq!(rows.unwrap().data[..], [3, 4, 0, 0, 1, 2]);
+        // One element, at [1, 1].
+        let one = zeros.scattered(&pair(&[2], [1, 1]), &Array::scalar(7));
+        assert_eq!(one.unwrap().data[..], [0, 0, 0, 7, 0, 0]);
+        // The same place twice, and one outside.
+        let twice = pair(&[2], [5, 6]);
+        let list = Array::list(vec![1, 2, 3]);
+        assert_eq!(list.scattered(&pair(&[2, 1], [1, 1]), &twice), Some(Array::list(vec![1, 6, 3])));
+        assert_eq!(list.scattered(&pair(&[2, 1], [1, 3]), &twice), None);
+        assert_eq!(list.scattered(&pair(&[2], [1, 1]), &twice), None);
+        assert_eq!(list.scattered(&Array::scalar(1), &twice), None);
+        let (empty, many) = (Array::list(Vec::<i64>::new()), Array { dims: vec![1 << 60, 0], data: Arc::new([]) });
+        assert_eq!(empty.scattered(&many, &many), Some(empty));
+        // Everything, by an index without entries.
+        let whole = Array { dims: vec![0], data: Arc::new([]) };
+        assert_eq!(list.scattered(&whole, &Array::list(vec![4, 5, 6])), Some(Array::list(vec![4, 5, 6])));
     }
 
     #[test]

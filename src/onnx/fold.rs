@@ -32,6 +32,7 @@ pub(super) fn folding(op_type: &str) -> Option<Folding> {
         "Identity" => |site| Ok(site.known(0)?.cloned()),
         "Range" => moves::range,
         "Reshape" => moves::reshape,
+        "ScatterND" => moves::scatter,
         "Shape" => |site| match site.known(0)? {
             Some(known) => shape(site, known.dims().iter().map(|&dim| Int::Fixed(dim as i64)).collect()),
             None => Ok(None),

@@ -25,7 +25,7 @@ use super::{
     reading::Reading,
     rewrite::{self, Rewrite},
     site::{Budget, Form, Input, Refusal, Site, Slot},
-    tensor,
+    strided, tensor,
     view::{Axes, View, plain},
 };
 use crate::graph::{Constant, Graph, Node, Op, Value, ValueId};
@@ -51,6 +51,8 @@ pub(super) fn import(bytes: &[u8], folder: Option<&Path>, reading: &Reading) -> 
     let quantized = quantized::strip(&mut file, folder)?;
     reading.choose_output(&mut file)?;
     let (entries, fixed) = input::entries(&file, reading)?;
+    let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    strided::simplify(&mut file, &names, &Budget::for_bytes(bytes.len() as u64));
     let order = order::live_nodes(&file)?;
     let mut external = External::new(folder, Sha256::new_with_prefix(bytes));
     let mut slots = constants(&mut file, &order, &mut external)?;

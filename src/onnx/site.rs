@@ -174,11 +174,14 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Input `index` as matrices, its last two axes, for each sample: the last axis is the one that is stored last.
+    /// Input `index` as matrices, its last two axes, for each sample: the last axis is the one that is stored last. Its
+    /// first axis may be the batch and matrices joined.
     pub(super) fn matrices(&self, index: usize) -> Result<(&View, &'a [usize]), Refusal> {
         let (view, shape) = self.view(index)?;
-        let axes = matrix_axes(view.axes.len(), shape.len());
-        let hidden = (shape.len() + 1).saturating_sub(view.axes.len());
+        let joined = view.joined();
+        let axes = matrix_axes(view.axes.len() + usize::from(joined), shape.len())
+            .map(|axes| if joined { join_leading(axes) } else { axes });
+        let hidden = (shape.len() + 1).saturating_sub(view.axes.len() + usize::from(joined));
         let fits = shape.len() != 3 && axes.as_ref() == Some(&view.axes) && shape[..hidden].iter().all(|&dim| dim == 1);
         if fits { Ok((view, shape)) } else { Err(Refusal::Rearrange(index, Form::Matrices)) }
     }
@@ -375,6 +378,15 @@ fn matrix_axes(rank: usize, sample: usize) -> Option<Axes> {
     let mut axes = vec![vec![Factor::Batch]];
     axes.extend((hidden..sample).map(|axis| vec![Factor::Axis(axis)]));
     Some(axes)
+}
+
+/// The first axis and the one behind it as one.
+pub(super) fn join_leading(mut axes: Axes) -> Axes {
+    if axes.len() > 1 {
+        let second = axes.remove(1);
+        axes[0].extend(second);
+    }
+    axes
 }
 
 /// `axis` counted from the front, of `rank` dimensions.

@@ -10,4 +10,5 @@ mod integers;
 mod layers;
 mod operators;
 mod rewrites;
+mod strided;
 mod views;

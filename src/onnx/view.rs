@@ -53,6 +53,49 @@ impl View {
         rest.collect::<Option<Vec<_>>>().filter(|_| matches!(dim(batch, shape), Int::Batch(1)))
     }
 
+    /// Whether the first axis is the batch and others behind it, as exporters join heads to it.
+    pub(super) fn joined(&self) -> bool {
+        matches!(self.axes.first().map(Vec::as_slice), Some([Factor::Batch, _, ..]))
+    }
+
+    /// The tensor with what is joined to the batch as an axis of its own.
+    pub(super) fn split(&self) -> View {
+        let mut axes = self.axes.clone();
+        if self.joined() {
+            let others = axes[0].split_off(1);
+            axes.insert(1, others);
+        }
+        View { value: self.value, axes }
+    }
+
+    /// The tensor under other dimensions, where only such of size 1 come and go, and one is joined to the batch or parted
+    /// from it: no element moves. One dimension may be -1.
+    pub(super) fn regrouped(&self, shape: &[usize], target: &[Int]) -> Option<View> {
+        let is_open = |int: &Int| *int == Int::Fixed(-1);
+        let (mut batch, mut known) = (false, 1usize);
+        for int in target.iter().filter(|int| !is_open(int)) {
+            let (Int::Fixed(number) | Int::Batch(number)) = *int;
+            batch |= matches!(int, Int::Batch(_));
+            known = known.checked_mul(usize::try_from(number).ok()?)?;
+        }
+        let rest = i64::try_from(count(shape)?.checked_div(known)?).ok()?;
+        let open = if batch { Int::Fixed(rest) } else { Int::Batch(rest) };
+        let is_one = |factor: &Factor| factor.axis().is_some_and(|axis| shape[axis] == 1);
+        let mut factors = self.axes.iter().flatten().copied().filter(|factor| !is_one(factor));
+        let mut axes = Axes::new();
+        for int in target {
+            let wanted = if is_open(int) { open } else { *int };
+            let mut group = Vec::new();
+            while dim(&group, shape) != wanted {
+                group.push(factors.next()?);
+            }
+            axes.push(group);
+        }
+        let whole = factors.next().is_none()
+            && axes.iter().all(|group| group.len() <= 1 || group[0] == Factor::Batch && group.len() == 2);
+        whole.then_some(View { value: self.value, axes })
+    }
+
     /// The value's axes in the order in which the tensor has them; those of size 1 that it has not come last.
     pub(super) fn order(&self, rank: usize) -> Vec<usize> {
         let mut order: Vec<usize> = self.axes.iter().flatten().filter_map(|factor| factor.axis()).collect();
@@ -261,6 +304,23 @@ mod tests {
         // And back, with the first dimension open.
         let back = reshaped(&[197], &[768], &[Int::Fixed(-1), Int::Batch(1), Int::Fixed(768)], None).unwrap();
         assert_eq!(back.axes, [vec![Axis(0)], vec![Batch], vec![Axis(1)]]);
+    }
+
+    #[test]
+    fn dimensions_of_1_come_and_go_without_a_step() {
+        use Factor::{Axis, Batch};
+        let view = View { value: ValueId(1), axes: vec![vec![Batch, Axis(1)], vec![Axis(2)], vec![Axis(3)]] };
+        let to = |target: &[Int]| view.regrouped(&[1, 2, 3, 4], target).map(|view| view.axes);
+        let apart = vec![vec![Batch], vec![Axis(1)], vec![], vec![Axis(2)], vec![Axis(3)]];
+        assert_eq!(to(&[Int::Batch(1), Int::Fixed(2), Int::Fixed(1), Int::Fixed(-1), Int::Fixed(4)]), Some(apart));
+        assert_eq!(to(&fixed(&[-1, 3, 4])), Some(view.axes.clone()));
+        // Nothing else is joined, and nothing split.
+        assert_eq!(to(&fixed(&[-1, 2, 12])), None);
+        assert_eq!(to(&fixed(&[-1, 3, 2, 2])), None);
+        assert_eq!(to(&fixed(&[-1, -1, 4])), None);
+        assert_eq!(to(&fixed(&[2, -1, 3, 4])), None);
+        assert_eq!(to(&[Int::Batch(1), Int::Fixed(i64::MAX), Int::Fixed(i64::MAX)]), None);
+        assert_eq!(to(&[]), None);
     }
 
     #[test]

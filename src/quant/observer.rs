@@ -24,12 +24,10 @@ pub struct TensorStatistics {
 impl TensorStatistics {
     /// Statistics of one sample's tensor; `None` when an element is not finite or there is none.
     pub fn of(x: &[f32]) -> Option<TensorStatistics> {
-        let (min, max) = x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)));
-        // NaN passes through min and max unseen: NaN · 0 does not through a sum.
-        let finite = x.iter().map(|v| v * 0.0).sum::<f32>() == 0.0;
+        let (min, max) = extent(x)?;
         // One zero: which of the two a minimum gives depends on their order.
         let (min, max) = (min + 0.0, max + 0.0);
-        (finite && min <= max).then(|| TensorStatistics { min, max, histogram: Histogram::of(x, min, max) })
+        Some(TensorStatistics { min, max, histogram: Histogram::of(x, min, max) })
     }
 
     /// Adds the statistics of further samples.
@@ -88,6 +86,25 @@ impl TensorStatistics {
         let (min, max) = self.range(spec);
         Affine::from_range(min, max, spec)
     }
+}
+
+/// The smallest and the largest element; `None` when one is not finite or there is none.
+fn extent(x: &[f32]) -> Option<(f32, f32)> {
+    // One chain of comparisons waits for itself; several are vector code.
+    const LANES: usize = 32;
+    let (mut least, mut largest, mut magnitude) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0; LANES]);
+    for part in x.chunks(LANES) {
+        for (i, &v) in part.iter().enumerate() {
+            least[i] = if v < least[i] { v } else { least[i] };
+            largest[i] = if v > largest[i] { v } else { largest[i] };
+            magnitude[i] = magnitude[i].max(v.abs().to_bits());
+        }
+    }
+    // Infinity has the smallest bits of what is not finite.
+    let finite = magnitude.iter().all(|&bits| bits < f32::INFINITY.to_bits());
+    let (min, max) =
+        (least.into_iter().fold(f32::INFINITY, f32::min), largest.into_iter().fold(f32::NEG_INFINITY, f32::max));
+    (finite && min <= max).then_some((min, max))
 }
 
 #[cfg(test)]

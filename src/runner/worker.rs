@@ -187,7 +187,7 @@ impl Workshop {
             if let Some(problem) = &problem {
                 tracing::error!(error = problem, "the queue pauses");
             }
-            *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+            self.set_paused(problem);
             match worked {
                 Ok(true) => {}
                 // Who was woken or has waited long enough looks again.
@@ -216,6 +216,8 @@ impl Workshop {
             }
             Err(error) => return Err(error.into()),
         };
+        // What was claimed was written: the queue goes on, before the job has ended.
+        self.set_paused(None);
         let (id, lock, threads) = (claimed.job.id, claimed.lock.clone(), self.threads);
         let programs = self.programs.clone();
         tracing::info!(job = id.0, name = lock.job.name, continued = claimed.job.continued, "starts");
@@ -238,6 +240,10 @@ impl Workshop {
             Err(error) => tracing::error!(job = id.0, error = one_line(&error), "failed"),
         }
         Ok(true)
+    }
+
+    fn set_paused(&self, problem: Option<String>) {
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
     async fn pause(&self) {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Samples that every candidate sees.
-const FIRST: usize = 16;
+const FIRST: usize = 8;
 /// Samples that are contested, at most.
 const MOST: usize = 128;
 

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One place that holds samples and their labels: pictures, or arrays of what a network reads. In YAML a mapping with exactly one of the keys
-/// `csv`, `image_folder`, `parquet`, `idx`, `npy`, `npz` and `safetensors`. Paths are relative to the job's file.
+/// One place that holds samples and their labels: pictures, or arrays of what a network reads. In YAML a mapping with
+/// exactly one of the keys `csv`, `image_folder`, `parquet`, `idx`, `npy`, `npz` and `safetensors`. Paths are relative to
+/// the job's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "SourceFields", into = "SourceFields")]
 pub enum Source {

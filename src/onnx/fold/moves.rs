@@ -187,6 +187,22 @@ pub(super) fn reshape(site: &Site<'_>) -> Result<Option<Known>, Refusal> {
     Ok(known.reshaped(dims))
 }
 
+/// Slices of a constant replaced; not added to what is there, or the like.
+pub(super) fn scatter(site: &Site<'_>) -> Result<Option<Known>, Refusal> {
+    if site.text("reduction")?.is_some_and(|reduction| reduction != "none") {
+        return Ok(None);
+    }
+    let (Some(known), Some(indices), Some(updates)) = (site.known(0)?, site.numbers(1)?, site.known(2)?) else {
+        return Ok(None);
+    };
+    site.budget.spend(known.len() + indices.data.len())?;
+    Ok(match (known, updates) {
+        (Known::Floats(array), Known::Floats(updates)) => array.scattered(&indices, updates).map(Known::Floats),
+        (Known::Ints(array), Known::Ints(updates)) => array.scattered(&indices, updates).map(Known::Ints),
+        _ => None,
+    })
+}
+
 pub(super) fn slice(site: &Site<'_>) -> Result<Option<Known>, Refusal> {
     let Some(known) = site.known(0)? else { return Ok(None) };
     let mut known = known.clone();

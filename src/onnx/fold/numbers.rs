@@ -74,9 +74,25 @@ fn divide(a: Int, b: Int) -> Option<Int> {
     }
 }
 
+/// The larger or smaller of two, of which one at least depends on the batch, which is 1 or more.
+fn extreme(binary: Binary, a: Int, b: Int) -> Option<Int> {
+    let (low, high) = match (a, b) {
+        (Int::Batch(x), Int::Batch(y)) => (Int::Batch(x.min(y)), Int::Batch(x.max(y))),
+        (batch @ Int::Batch(times), Int::Fixed(x)) | (Int::Fixed(x), batch @ Int::Batch(times)) if x <= times => {
+            (Int::Fixed(x), batch)
+        }
+        _ => return None,
+    };
+    match binary {
+        Binary::Min => Some(low),
+        Binary::Max => Some(high),
+        _ => None,
+    }
+}
+
 /// Integers that only other functions of two are applied to.
 fn whole(binary: Binary, a: Int, b: Int) -> Option<Int> {
-    let (Int::Fixed(a), Int::Fixed(b)) = (a, b) else { return None };
+    let (Int::Fixed(a), Int::Fixed(b)) = (a, b) else { return extreme(binary, a, b) };
     Some(Int::Fixed(match binary {
         Binary::Modulo => match a.checked_rem(b)? {
             rest if rest != 0 && (rest < 0) != (b < 0) => rest.checked_add(b)?,

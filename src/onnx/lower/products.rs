@@ -61,7 +61,8 @@ pub(super) fn mat_mul(site: &Site<'_>) -> Result<Outcome, Refusal> {
     let (Some(&[rows, inner]), Some(&[same, columns])) = (x.last_chunk::<2>(), y.last_chunk::<2>()) else {
         return Err("an operand is no matrix for each sample".into());
     };
-    let lead = broadcast(&x[..x.len() - 2], &y[..y.len() - 2]).filter(|_| inner == same && x.len() == y.len());
+    let fits = inner == same && x.len() == y.len() && a.joined() == b.joined();
+    let lead = broadcast(&x[..x.len() - 2], &y[..y.len() - 2]).filter(|_| fits);
     let Some(mut shape) = lead else {
         return Err(format!("{} times {} is no product", list(&site.dims(0)?), list(&site.dims(1)?)).into());
     };

@@ -64,6 +64,11 @@ fn to(site: &Site<'_>, target: &[Int]) -> Result<Outcome, Refusal> {
     if view.dims(shape) == target {
         return Ok(Outcome::View(view.clone()));
     }
+    // Matrices are read under other axes; a picture or a row of features is made one that lies as it is read.
+    let says = site.batch.is_none() || target.iter().any(|int| matches!(int, Int::Batch(_)));
+    if let Some(view) = view.regrouped(shape, target).filter(|_| shape.len() > 3 && says) {
+        return Ok(Outcome::View(view));
+    }
     let (view, shape) = site.ordered(0)?;
     let factors: Vec<Factor> = view.axes.iter().flatten().copied().collect();
     let before = factors.iter().position(|&factor| factor == Factor::Batch).ok_or("its input has no batch")?;

@@ -29,6 +29,17 @@ fn arithmetic_on_dimensions() {
 }
 
 #[test]
+fn the_larger_of_two_that_depend_on_the_batch() {
+    // [batch, 6] -> [max(batch, 1), min(batch, 1)·2, 3], as products with broadcasting ask for.
+    let build = Build::new(13, &[6]).ints("one", &[1], &[1]).ints("two", &[1], &[2]).ints("three", &[1], &[3]);
+    let build = build.node("Shape", &["x"], "n", &[int("end", 1)]).node("Max", &["n", "one"], "large", &[]);
+    let build = build.node("Min", &["one", "n"], "small", &[]).node("Mul", &["small", "two"], "b", &[]);
+    let build = build.node("Max", &["n", "large"], "a", &[]);
+    let build = build.node("Concat", &["a", "b", "three"], "t", &[int("axis", 0)]);
+    assert_eq!(build.node("Reshape", &["x", "t"], "y", &[]).single().1, [2, 3]);
+}
+
+#[test]
 fn values_of_which_only_the_shape_is_read_are_dropped() {
     let build = Build::new(13, &[8, 2, 2]).ints("all", &[1], &[-1]).ints("i0", &[1], &[0]);
     let build = build.node("Relu", &["x"], "r", &[]).node("Shape", &["r"], "s", &[]);

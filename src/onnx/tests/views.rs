@@ -151,6 +151,36 @@ fn the_batch_may_stand_elsewhere_and_be_any() {
     }
 }
 
+/// `x·xᵀ` of each of two heads of `[N, 2, 3, 4]`, the heads joined to the batch, as tf2onnx writes Einsum. The second
+/// operand has them joined, or not.
+fn joined_heads(both: bool) -> Build {
+    let build = Build::new(15, &[2, 3, 4]).ints("lead", &[2], &[0, 1]).ints("open", &[1], &[-1]);
+    let build = build.ints("four", &[1], &[4]).ints("last", &[1], &[4]).ints("sizes", &[3], &[3, 3, 1]);
+    let build = build.node("Shape", &["x"], "s", &[]).node("Gather", &["s", "lead"], "nh", &[]);
+    let build = build.node("ReduceProd", &["nh"], "joined", &[int("keepdims", 1)]);
+    let build = build.node("Concat", &["joined", "open", "four"], "t", &[int("axis", 0)]);
+    let build = build.node("Relu", &["x"], "r", &[]).node("Reshape", &["r", "t"], "a", &[]);
+    let build = build.node("Transpose", &["a"], "b", &[int_list("perm", &[0, 2, 1])]);
+    let build = build.ints("flat", &[3], &[0, 4, 6]).node("Reshape", &["r", "flat"], "alone", &[]);
+    let build = build.node("MatMul", &["a", if both { "b" } else { "alone" }], "m", &[]);
+    let build = build.node("Concat", &["nh", "sizes"], "back", &[int("axis", 0)]);
+    build.node("Reshape", &["m", "back"], "p", &[]).node("Squeeze", &["p", "last"], "y", &[])
+}
+
+#[test]
+fn heads_may_be_joined_to_the_batch() {
+    let graph = joined_heads(true).import();
+    assert_eq!(shape(&graph), [2, 3, 3]);
+    let x = numbers(3 * 24);
+    let got = run(&graph, x.clone(), 3);
+    let x = |matrix: usize, row: usize, i: usize| x[(matrix * 3 + row) * 4 + i].max(0.0);
+    for (matrix, row, column) in (0..6).flat_map(|m| (0..9).map(move |at| (m, at / 3, at % 3))) {
+        let wanted: f32 = (0..4).map(|i| x(matrix, row, i) * x(matrix, column, i)).sum();
+        assert_eq!(got[(matrix * 3 + row) * 3 + column], wanted);
+    }
+    assert!(joined_heads(false).error().contains("is no product"));
+}
+
 #[test]
 fn several_outputs_and_parts() {
     let mut build = Build::new(13, &[6, 2, 2]).ints("sizes", &[2], &[2, 4]);
