@@ -1,4 +1,4 @@
-"""Writes huggingface.parquet: five pictures as Hugging Face's `datasets` stores them.
+"""Writes huggingface.parquet, and the same with other compressions than snappy: five pictures as Hugging Face's `datasets` stores them.
 
     pip install pyarrow pillow
     python3 tests/data/huggingface.py
@@ -31,4 +31,5 @@ schema = pa.schema(
     [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
     metadata={"huggingface": json.dumps({"info": {"features": features}})})
 table = pa.table({"image": [picture(i) for i in range(5)], "label": [i % 3 for i in range(5)]}, schema=schema)
-pq.write_table(table, pathlib.Path(__file__).with_suffix(".parquet"), row_group_size=2)
+for compression, suffix in [("snappy", ".parquet"), ("zstd", ".zstd.parquet"), ("gzip", ".gzip.parquet")]:
+    pq.write_table(table, pathlib.Path(__file__).with_suffix(suffix), row_group_size=2, compression=compression)

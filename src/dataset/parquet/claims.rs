@@ -7,10 +7,16 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::ChunkReader;
 
 use super::At;
-use crate::dataset::error::Fault;
+use crate::dataset::{error::Fault, file};
 
 /// Snappy makes at most 64 bytes of three.
-const MAX_INFLATION: i64 = 22;
+const MAX_SNAPPY_INFLATION: i64 = 22;
+
+/// Zstandard makes at most a block of 128 KiB of four bytes.
+const MAX_ZSTD_INFLATION: i64 = 32_768;
+
+/// Most bytes that a compressed page may hold: as many as one file.
+const MAX_PAGE_BYTES: i64 = file::MAX_FILE_BYTES as i64;
 
 /// Deepest nesting in a header. Those that are written have three.
 const MAX_DEPTH: u32 = 8;
@@ -55,9 +61,18 @@ pub(super) fn check_pages(file: &At, column: &ColumnChunkMetaData) -> Result<(),
     let place = |at: u64| format!("column `{}`, byte {at}", column.column_path().string());
     let inflation = match column.compression() {
         Compression::UNCOMPRESSED => 1,
-        Compression::SNAPPY => MAX_INFLATION,
+        Compression::SNAPPY => MAX_SNAPPY_INFLATION,
+        Compression::ZSTD(_) => MAX_ZSTD_INFLATION,
+        // The library's decoder of gzip takes no account of the size that a page claims: a small file could fill the
+        // memory.
         other => {
-            let problem = format!("expected no compression or SNAPPY, found {other}");
+            // Without its level, which says nothing.
+            let name = other.to_string();
+            let name = name.split('(').next().unwrap_or_default();
+            let problem = format!(
+                "expected no compression, SNAPPY or ZSTD, found {name}: write the file anew with \
+                 pyarrow.parquet.write_table(pyarrow.parquet.read_table(FILE), FILE)"
+            );
             return Err(Fault::new(format!("column `{}`", column.column_path().string()), problem));
         }
     };
@@ -77,7 +92,9 @@ pub(super) fn check_pages(file: &At, column: &ColumnChunkMetaData) -> Result<(),
         let Some(Page { whole, stored }) = page else {
             return Err(Fault::new(place(at), "expected a page of values with its sizes"));
         };
-        if whole < 0 || stored < 0 || whole > stored.saturating_mul(inflation).saturating_add(64) {
+        let most = stored.saturating_mul(inflation).saturating_add(64);
+        let most = if inflation > 1 { most.min(MAX_PAGE_BYTES) } else { most };
+        if whole < 0 || stored < 0 || whole > most {
             let problem = format!("a page claims {whole} bytes in {stored}");
             return Err(Fault::new(place(at), problem));
         }

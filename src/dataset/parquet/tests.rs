@@ -9,6 +9,8 @@ use super::*;
 
 /// What `tests/data/huggingface.py` wrote.
 const HUGGING_FACE: &[u8] = include_bytes!("../../../tests/data/huggingface.parquet");
+const WITH_ZSTD: &[u8] = include_bytes!("../../../tests/data/huggingface.zstd.parquet");
+const WITH_GZIP: &[u8] = include_bytes!("../../../tests/data/huggingface.gzip.parquet");
 
 fn spec(path: PathBuf) -> ParquetFiles {
     ParquetFiles { path, images: "image".to_owned(), labels: "label".to_owned() }
@@ -58,21 +60,28 @@ fn written(rows: usize, label: &str, compression: Compression) -> Vec<u8> {
 
 #[test]
 fn a_file_of_hugging_face_is_read() {
-    let (pictures, labels) = read_bytes(HUGGING_FACE, |_| {}).unwrap();
-    assert_eq!(labels.len(), 5);
-    for (row, label) in labels.iter().enumerate() {
-        let Label::Class { label, name } = label else { panic!("row {row} has no name") };
-        assert_eq!((*label, &**name), ((row % 3) as i64, ["bird", "cat", "dog"][row % 3]));
-        let decoded = image::load_from_memory(&pictures.bytes(row).unwrap()).unwrap().into_rgb8();
-        assert_eq!((decoded.dimensions(), decoded.get_pixel(2, 1).0), ((3, 2), [row as u8, 2, 1]));
+    for bytes in [HUGGING_FACE, WITH_ZSTD] {
+        let (pictures, labels) = read_bytes(bytes, |_| {}).unwrap();
+        assert_eq!(labels.len(), 5);
+        for (row, label) in labels.iter().enumerate() {
+            let Label::Class { label, name } = label else { panic!("row {row} has no name") };
+            assert_eq!((*label, &**name), ((row % 3) as i64, ["bird", "cat", "dog"][row % 3]));
+            let decoded = image::load_from_memory(&pictures.bytes(row).unwrap()).unwrap().into_rgb8();
+            assert_eq!((decoded.dimensions(), decoded.get_pixel(2, 1).0), ((3, 2), [row as u8, 2, 1]));
+        }
     }
+    assert_eq!(
+        read_bytes(WITH_GZIP, |_| {}).map(drop).unwrap_err(),
+        "a.parquet: column `image.bytes`: expected no compression, SNAPPY or ZSTD, found GZIP: write the file anew with \
+         pyarrow.parquet.write_table(pyarrow.parquet.read_table(FILE), FILE)"
+    );
 }
 
 #[test]
 fn rows_are_found_in_any_page_and_by_several_threads() {
     use rayon::prelude::*;
 
-    for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
+    for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())] {
         let (pictures, labels) = read_bytes(&written(40, "int64 label", compression), |_| {}).unwrap();
         assert_eq!(labels.len(), 40);
         (0..400).into_par_iter().for_each(|i| {
@@ -126,13 +135,14 @@ proptest! {
 
     #[test]
     fn damaged_files_never_panic(
-        hugging_face in any::<bool>(),
+        file in 0..3,
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         footer in any::<bool>(),
     ) {
-        let mut bytes = match hugging_face {
-            true => HUGGING_FACE.to_vec(),
-            false => written(7, "int64 label", Compression::SNAPPY),
+        let mut bytes = match file {
+            0 => HUGGING_FACE.to_vec(),
+            1 => WITH_ZSTD.to_vec(),
+            _ => written(7, "int64 label", Compression::SNAPPY),
         };
         for (at, value) in damage {
             let start = if footer { bytes.len() * 2 / 3 } else { 0 };
