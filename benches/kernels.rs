@@ -12,7 +12,7 @@ use qtuned::{
         FloatEpilogue, Form, Geometry, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat, PackedInteger,
         Pictures, PoolWindow,
     },
-    quant::Affine,
+    quant::{Affine, Rounding},
 };
 
 /// Name, side of the input, channels read and written, groups, kernel, stride.
@@ -40,11 +40,12 @@ fn layers(criterion: &mut Criterion) {
         let qw: Vec<i8> = (0..out_channels * per_output).map(|i| (i * 29 % 255) as i8).collect();
         let x: Vec<f32> = q.iter().map(|&q| f32::from(q) / 64.0).collect();
         let w: Vec<f32> = qw.iter().map(|&w| f32::from(w) / 64.0).collect();
-        let grid = Affine { scale: 0.02, zero_point: 3, quant_min: 0, quant_max: 255 };
+        let grid = Affine { scale: 0.02, zero_point: 3, quant_min: 0, quant_max: 255, rounding: Rounding::default() };
         let clip = FloatEpilogue { min: 0.0, max: 6.0, grid: None };
         let requantize = IntegerEpilogue {
             constants: vec![17; out_channels],
             multipliers: vec![0.001; out_channels],
+            biases: Vec::new(),
             form: Form::Rounded { grid, low: 3, high: 255 },
         };
         let (mut y, mut qy) = (vec![0.0f32; outputs], vec![0u8; outputs]);
@@ -82,10 +83,11 @@ fn residuals(criterion: &mut Criterion) {
     let q: Vec<u8> = (0..side * side * in_channels).map(|i| (i * 37 % 256) as u8).collect();
     let qw: Vec<i8> = (0..out_channels * in_channels).map(|i| (i * 29 % 255) as i8).collect();
     let addend: Vec<u8> = (0..outputs).map(|i| (i * 41 % 256) as u8).collect();
-    let grid = Affine { scale: 0.02, zero_point: 128, quant_min: 0, quant_max: 255 };
+    let grid = Affine { scale: 0.02, zero_point: 128, quant_min: 0, quant_max: 255, rounding: Rounding::default() };
     let epilogue = |form, multiplier| IntegerEpilogue {
         constants: vec![17; out_channels],
         multipliers: vec![multiplier; out_channels],
+        biases: Vec::new(),
         form,
     };
     let rounded = epilogue(Form::Rounded { grid, low: 0, high: 255 }, 0.001);
@@ -131,7 +133,7 @@ fn elementwise(criterion: &mut Criterion) {
     const LEN: usize = 28 * 28 * 192;
     let q: Vec<u8> = (0..LEN).map(|i| (i * 37 % 256) as u8).collect();
     let x: Vec<f32> = q.iter().map(|&q| f32::from(q) / 64.0 - 1.0).collect();
-    let grid = Affine { scale: 0.02, zero_point: 3, quant_min: 0, quant_max: 255 };
+    let grid = Affine { scale: 0.02, zero_point: 3, quant_min: 0, quant_max: 255, rounding: Rounding::default() };
     let (mut y, mut qy) = (vec![0.0f32; LEN], vec![0u8; LEN]);
     let mut group = criterion.benchmark_group("elementwise 28x28 192");
     group.throughput(Throughput::Elements(LEN as u64));

@@ -131,7 +131,7 @@ pub fn restore(engine: &Engine, file: &QConfigFile) -> Result<Converted, Restore
         let qconfig = qconfig.ok_or_else(|| wrong("it is in int8, but the mapping leaves it in fp32"))?;
         let no_grid = || wrong("a scale, zero point or range is not one of its dtype");
         let grid = |given: &Option<TensorParameters>| match given {
-            Some(parameters) => parameters.grid().map(Some).ok_or_else(no_grid),
+            Some(parameters) => parameters.grid(qconfig.activation.rounding).map(Some).ok_or_else(no_grid),
             None => Ok(None),
         };
         let inputs = written.inputs.iter().map(grid).collect::<Result<Vec<_>, _>>()?;

@@ -7,6 +7,7 @@ mod mapping;
 mod observer;
 mod qconfig;
 mod repair;
+mod rounding;
 mod schema;
 
 pub use affine::{AddMultipliers, Affine, WeightScales, requantization_multiplier, round_half_even};
@@ -19,3 +20,4 @@ pub use qconfig::{
     Residual, WeightDtype, WeightScheme, WeightSpec,
 };
 pub use repair::Repair;
+pub use rounding::{FakeQuantize, FusedSum, Rounding};

@@ -3,7 +3,7 @@
 use qtuned::{
     graph::Window,
     kernels::{Form, Geometry, IntegerEpilogue, Kernels, Output, PackedInteger, Pictures},
-    quant::{Affine, requantization_multiplier},
+    quant::{Affine, Rounding, requantization_multiplier},
 };
 use serde::Deserialize;
 
@@ -72,7 +72,7 @@ fn document() -> Document {
 }
 
 fn grid(scale: f32, zero_point: u8) -> Affine {
-    Affine { scale, zero_point, quant_min: 0, quant_max: 255 }
+    Affine { scale, zero_point, quant_min: 0, quant_max: 255, rounding: Rounding::default() }
 }
 
 /// NCHW to NHWC.
@@ -117,6 +117,7 @@ fn sums_of_conv_integer_are_exact() {
                 let epilogue = IntegerEpilogue {
                     constants: case.constants(&packed, &minus),
                     multipliers: vec![1.0; due.len()],
+                    biases: Vec::new(),
                     form: Form::Rounded { grid: grid(1.0, 128), low: 0, high: 255 },
                 };
                 let y = case.run(kernels, &packed, &epilogue);
@@ -142,6 +143,7 @@ fn qlinear_conv_differs_by_one_step_at_most_and_rarely() {
             let epilogue = IntegerEpilogue {
                 constants: case.constants(&packed, &quantized.bias),
                 multipliers: quantized.w_scales.iter().map(multiplier).collect(),
+                biases: Vec::new(),
                 form: Form::Rounded { grid: grid(quantized.y_scale, quantized.y_zero_point), low: 0, high: 255 },
             };
             let y = case.run(kernels, &packed, &epilogue);

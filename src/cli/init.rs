@@ -169,7 +169,7 @@ impl Draft<'_> {
         }
         yaml += &self.preprocess()?;
         yaml += &self.split();
-        yaml += "# onednn, x86, fbgemm, qnnpack or tensorrt; `module_name: {NAME: null}` keeps a layer in fp32.\n\
+        yaml += "# onednn, x86, fbgemm, qnnpack, tensorrt or openvino; `module_name: {NAME: null}` keeps a layer in fp32.\n\
                  qconfig: {preset: onednn}\n\
                  # The largest drop of accuracy: 0.01 is one point.\n\
                  budget: {metric: top1, max_drop: 0.01}\n";

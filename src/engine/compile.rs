@@ -169,20 +169,32 @@ impl Builder<'_> {
                     let weight = engine.weights.integer(node, group.anchor, q).expect("other groups have a weight");
                     let own_bias = layer(node).and_then(|l| l.bias);
                     let bias = q.bias.as_deref().or(own_bias);
-                    let constants = (weight.packed.sums().iter().enumerate())
-                        .map(|(c, sum)| {
-                            let bias = bias.map_or(0, |b| weight.scales.quantize_bias(c, b[c], input.scale));
-                            bias - i32::from(input.zero_point) * sum
-                        })
+                    // OpenVINO goes by units of the tensor until it rounds, and adds the bias in f32.
+                    let openvino = output.rounding.is_openvino();
+                    let unit = q.output.filter(|_| !openvino).map_or(1.0, |grid| grid.scale);
+                    let multipliers: Vec<f32> = (weight.scales.scales.iter())
+                        .map(|&s| requantization_multiplier(input.scale, s, unit))
                         .collect();
-                    let multipliers = (weight.scales.scales.iter())
-                        .map(|&s| requantization_multiplier(input.scale, s, q.output.map_or(1.0, |grid| grid.scale)))
+                    let mut constants: Vec<i32> = (weight.packed.sums().iter().enumerate())
+                        .map(|(c, _)| bias.map_or(0, |b| weight.scales.quantize_bias(c, b[c], input.scale)))
                         .collect();
+                    let biases = match openvino {
+                        true => constants
+                            .iter_mut()
+                            .map(std::mem::take)
+                            .zip(&multipliers)
+                            .map(|(b, m)| b as f32 * m)
+                            .collect(),
+                        false => Vec::new(),
+                    };
+                    for (constant, sum) in constants.iter_mut().zip(weight.packed.sums()) {
+                        *constant -= i32::from(input.zero_point) * sum;
+                    }
                     let form = match q.output {
                         Some(grid) => Form::Rounded { grid, low, high },
                         None => Form::Float { min, max },
                     };
-                    let epilogue = Arc::new(IntegerEpilogue { constants, multipliers, form });
+                    let epilogue = Arc::new(IntegerEpilogue { constants, multipliers, biases, form });
                     bytes = group.parameters - own_bias.map_or(0, |b| b.len() as u64)
                         + 4 * (bias.map_or(0, <[f32]>::len) + weight.stored_scales().len()) as u64;
                     Kind::ConvInteger { weight, zero_point: input.zero_point, epilogue, sum: None }
@@ -348,7 +360,7 @@ fn with_sum(conv: &Kind, add: &Kind, operand: usize) -> Option<Kind> {
         ) => {
             let addend_first = operand == 1;
             let addend = if addend_first { a } else { b };
-            let dense = !weight.packed.geometry().is_depthwise();
+            let dense = !weight.packed.geometry().is_depthwise() && epilogue.biases.is_empty();
             dense.then(|| Kind::ConvInteger {
                 weight: weight.clone(),
                 zero_point: *zero_point,

@@ -11,7 +11,7 @@ use crate::{
         FloatEpilogue, FloatResidual, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat, Pictures,
         PoolWindow,
     },
-    quant::Affine,
+    quant::{Affine, FakeQuantize, FusedSum},
 };
 
 /// What one step computes.
@@ -356,14 +356,22 @@ impl Call<'_> {
             }
             (&Kind::AddSum { addend, grid, low, high }, [Data::Float(sum), Data::Quantized(x)], out) => {
                 // Where every value is shown; else the convolution does it.
-                let mut dequantized = vec![0.0; x.len()];
-                kernels.dequantize(x, addend, &mut dequantized, self.parallel);
-                let whole = FloatEpilogue { min: f32::NEG_INFINITY, max: f32::INFINITY, grid: Some(grid) };
-                let mut quantized = vec![0; x.len()];
-                let written = Output::Quantized(&mut quantized);
-                kernels.add_float(sum, &dequantized, whole, written, self.parallel);
                 let mut clipped = vec![0; x.len()];
-                kernels.clip_integer(&quantized, (low, high), &mut clipped);
+                if grid.rounding.is_openvino() {
+                    let fused = FusedSum::new(&addend, &grid);
+                    let add = |(y, (&v, &q)): (&mut u8, (&f32, &u8))| {
+                        *y = grid.integer(fused.steps(v, q)).clamp(low, high.max(low))
+                    };
+                    clipped.iter_mut().zip(sum.iter().zip(*x)).for_each(add);
+                } else {
+                    let mut dequantized = vec![0.0; x.len()];
+                    kernels.dequantize(x, addend, &mut dequantized, self.parallel);
+                    let whole = FloatEpilogue { min: f32::NEG_INFINITY, max: f32::INFINITY, grid: Some(grid) };
+                    let mut quantized = vec![0; x.len()];
+                    let written = Output::Quantized(&mut quantized);
+                    kernels.add_float(sum, &dequantized, whole, written, self.parallel);
+                    kernels.clip_integer(&quantized, (low, high), &mut clipped);
+                }
                 match out {
                     Output::Float(y) => kernels.dequantize(&clipped, grid, y, self.parallel),
                     Output::Quantized(y) => y.copy_from_slice(&clipped),
@@ -407,6 +415,11 @@ impl Call<'_> {
             (Kind::AverageInteger { window, input, grid, low, high }, [Data::Quantized(x)], out) => {
                 let (pool, divisor) = window.over([n, h, w, c]);
                 let finish = |sum: i32, taps: usize| {
+                    if grid.rounding.is_openvino() {
+                        let mean = sum as f32 / divisor(taps) as f32;
+                        let steps = FakeQuantize::of_average(grid, input.scale).steps_at_once(mean);
+                        return grid.integer(steps).clamp(*low, (*high).max(*low));
+                    }
                     // The mean in steps of the output: s_x / (s_y · taps), rounded to f32 after the product and after the
                     // division, as in ONNX Runtime's QLinearGlobalAveragePool.
                     let multiplier = input.scale / (grid.scale * divisor(taps) as f32);

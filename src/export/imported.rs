@@ -13,7 +13,7 @@ use crate::{
     },
     quant::{
         ActivationDtype, ActivationScheme, ActivationSpec, Affine, GroupParameters, ObserverKind, Preset, QConfig,
-        QConfigFile, QConfigMapping, Residual, TensorParameters, WeightDtype, WeightScheme, WeightSpec,
+        QConfigFile, QConfigMapping, Residual, Rounding, TensorParameters, WeightDtype, WeightScheme, WeightSpec,
     },
 };
 
@@ -108,6 +108,7 @@ impl Grids {
                 reduce_range: false,
                 quant_min: narrow(first).then_some(first.quant_min),
                 quant_max: narrow(first).then_some(first.quant_max),
+                rounding: Rounding::default(),
             },
             weight: WeightSpec {
                 dtype: WeightDtype::Qint8,
@@ -122,7 +123,8 @@ impl Grids {
             },
         };
         let affine = |p: &TensorParameters| {
-            p.grid().ok_or_else(|| ExportError::Model(format!("group `{}`: a grid is none of its type", group.id)))
+            p.grid(Rounding::default())
+                .ok_or_else(|| ExportError::Model(format!("group `{}`: a grid is none of its type", group.id)))
         };
         let inputs: Vec<Option<Affine>> =
             inputs.iter().map(|p| p.as_ref().map(affine).transpose()).collect::<Result<_, _>>()?;

@@ -59,8 +59,9 @@ impl Kernels {
     /// [`Kernels::conv_float`].
     ///
     /// # Panics
-    /// As for [`Kernels::conv_float`], for a depthwise convolution with a residual or of [`Form::Float`], and for bytes
-    /// that are to be written of sums that are not rounded.
+    /// As for [`Kernels::conv_float`], for a depthwise convolution with a residual or of [`Form::Float`], for bytes
+    /// that are to be written of sums that are not rounded, and where grids are not those of the epilogue's rounding:
+    /// OpenVINO's has biases, and adds to nothing that is rounded.
     pub fn conv_integer(
         self,
         packed: &PackedInteger,
@@ -77,6 +78,14 @@ impl Kernels {
             rounded || residual.is_some() || matches!(out, Output::Float(_)),
             "what is not rounded is not written as bytes"
         );
+        let own = match epilogue.form {
+            Form::Rounded { grid, .. } => Some(grid),
+            Form::Float { .. } => None,
+        };
+        let openvino = !epilogue.biases.is_empty();
+        let grids = own.into_iter().chain(residual.map(|r| r.grid));
+        assert!(grids.map(|grid| grid.rounding.is_openvino()).all(|grid| grid == openvino), "rounding of grids");
+        assert!(!(openvino && rounded && residual.is_some()), "as OpenVINO, nothing is added to what is rounded");
         let layer = IntegerLayer { packed, epilogue, residual: residual.as_ref() };
         if packed.geometry.is_depthwise() {
             assert!(residual.is_none() && rounded, "a depthwise convolution in integers adds nothing");

@@ -9,7 +9,7 @@ use super::{
     Activation, Form, IntegerEpilogue, Kernels, Output, Pictures, Simd, Weight,
     conv::{SHARES, settle},
     dispatch,
-    epilogue::{Epilogue, FloatChannels, FloatLayer, Grid, IntegerLayer, Target},
+    epilogue::{Epilogue, FloatChannels, FloatLayer, Grid, IntegerLayer, OpenVino, Target},
     packing::Geometry,
     simd::MAX_BLOCK,
 };
@@ -203,6 +203,7 @@ impl<S: Simd> Depthwise<S> for FloatLayer<'_> {
 struct IntegerBlock<S: Simd> {
     constants: [S::I; 4],
     multipliers: [S::F; 4],
+    openvino: Option<OpenVino<S, 4>>,
     grid: Grid<S>,
 }
 
@@ -238,12 +239,13 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
 
     #[inline(always)]
     unsafe fn channels(&self, channel: usize, lanes: usize) -> IntegerBlock<S> {
-        let IntegerEpilogue { constants, multipliers, form } = self.epilogue;
+        let IntegerEpilogue { constants, multipliers, biases, form } = self.epilogue;
         let &Form::Rounded { grid, low, high } = form else { unreachable!("checked where the call begins") };
         let (constants, sums) = (&constants[channel..], &self.packed.sums[channel..]);
         let constants =
             in_block_order::<S, _>(|c| constants[c].wrapping_add(S::Activation::SHIFT.wrapping_mul(sums[c])), lanes);
         let multipliers = in_block_order::<S, _>(|c| multipliers[channel + c], lanes);
+        let biases = (!biases.is_empty()).then(|| in_block_order::<S, _>(|c| biases[channel + c], lanes));
         let (c, m) = (constants.as_ptr(), multipliers.as_ptr());
         // SAFETY: a block's lanes are at most MAX_BLOCK.
         unsafe {
@@ -260,6 +262,16 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
                     S::load(m.add(2 * S::WIDTH)),
                     S::load(m.add(3 * S::WIDTH)),
                 ],
+                openvino: biases.map(|b| {
+                    let b = b.as_ptr();
+                    let biases = [
+                        S::load(b),
+                        S::load(b.add(S::WIDTH)),
+                        S::load(b.add(2 * S::WIDTH)),
+                        S::load(b.add(3 * S::WIDTH)),
+                    ];
+                    OpenVino::new(biases, *form, None)
+                }),
                 grid: Grid::new(&grid, low, high),
             }
         }
@@ -344,12 +356,18 @@ unsafe fn narrow<S: Simd>(block: &IntegerBlock<S>, [a, b, c, d]: [S::I; 4]) -> S
     let m = &block.multipliers;
     // SAFETY: the caller's promise.
     unsafe {
-        block.grid.narrow([
+        let mut steps = [
             S::mul(S::to_float(a), m[0]),
             S::mul(S::to_float(b), m[1]),
             S::mul(S::to_float(c), m[2]),
             S::mul(S::to_float(d), m[3]),
-        ])
+        ];
+        if let Some(openvino) = &block.openvino {
+            for v in 0..4 {
+                steps[v] = openvino.steps(steps[v], v);
+            }
+        }
+        block.grid.narrow(steps)
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     rescale::Sum,
     simd::{MAX_BLOCK, MAX_LANES},
 };
-use crate::quant::Affine;
+use crate::quant::{Affine, FakeQuantize, FusedSum, Rounding};
 
 /// Where a kernel writes.
 #[derive(Debug)]
@@ -27,13 +27,17 @@ pub struct FloatEpilogue {
     pub grid: Option<Affine>,
 }
 
-/// What happens to an s32 sum: `v = f32(sum + constant) · multiplier`, and then what [`Form`] says.
+/// What happens to an s32 sum: `v = f32(sum + constant) · multiplier`, or `v = f32(sum + constant) · multiplier + bias`, each
+/// operation rounded to f32, and then what [`Form`] says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IntegerEpilogue {
-    /// One a channel: bias in steps of `s_x·s_w`, less the input's zero point times the sum of weights.
+    /// One a channel: bias in steps of `s_x·s_w`, less the input's zero point times the sum of weights. Without the bias
+    /// where that is among [`IntegerEpilogue::biases`].
     pub constants: Vec<i32>,
-    /// One a channel: `f32(s_x·s_w / s_y)`, or `f32(s_x·s_w)` where nothing is rounded.
+    /// One a channel: `f32(s_x·s_w / s_y)`, or `f32(s_x·s_w)` where nothing is rounded, or as OpenVINO does.
     pub multipliers: Vec<f32>,
+    /// One a channel, in units of the tensor, where sums become what OpenVINO makes of them; else empty.
+    pub biases: Vec<f32>,
     /// What becomes of `v`.
     pub form: Form,
 }
@@ -41,7 +45,8 @@ pub struct IntegerEpilogue {
 /// In which form the output of a convolution in integers is written, or added to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Form {
-    /// `q = clamp(rne(v) + zero_point)`, written as is or dequantized.
+    /// `q = clamp(rne(v) + zero_point)`, written as is or dequantized. On a grid with OpenVINO's rounding
+    /// `q = clamp(rne(fma(v, scale, offset)))` with [`FakeQuantize::of_layer`].
     Rounded {
         /// The grid of the output.
         grid: Affine,
@@ -73,7 +78,7 @@ pub struct FloatResidual<'a> {
 /// What is added to the outputs of a convolution in integers before they are written. Those of [`Form::Rounded`] are on
 /// their own grid by then, so that the sum is that of [`Kernels::add_integer`](super::Kernels::add_integer), bit for bit.
 /// With those of [`Form::Float`] it is rounded once: `clamp(rne((v + (x − x_zero_point)·x_scale) / scale) + zero_point)`,
-/// the addition and the division each rounded to f32.
+/// the addition and the division each rounded to f32; on a grid with OpenVINO's rounding as [`FusedSum`] says.
 #[derive(Clone, Copy, Debug)]
 pub struct IntegerResidual<'a> {
     /// Whether `x` is the first of the two that are added: a sum in f32 is rounded in their order.
@@ -285,7 +290,7 @@ impl<S: Simd> Epilogue<S> for FloatLayer<'_> {
         let bias: [f32; MAX_LANES] = of_tile(&self.packed.bias, channel, lanes);
         let FloatEpilogue { min, max, grid } = self.epilogue;
         // Checked where the call begins: a quantized output has a grid. Another output does not look at it.
-        let grid = grid.unwrap_or(Affine { scale: 1.0, zero_point: 0, quant_min: 0, quant_max: 255 });
+        let grid = grid.unwrap_or(NO_GRID);
         let residual = self.residual.map_or(std::ptr::null(), |r| r.x.as_ptr());
         let (sum_min, sum_max) = self.residual.map_or((min, max), |r| (r.min, r.max));
         // SAFETY: a tile's lanes are at most MAX_LANES.
@@ -366,16 +371,27 @@ impl FloatEpilogue {
     }
 }
 
+/// For what has no grid, and looks at none.
+const NO_GRID: Affine =
+    Affine { scale: 1.0, zero_point: 0, quant_min: 0, quant_max: 255, rounding: Rounding::OnnxRuntime };
+
 /// A grid as vectors, with the bounds of what is written.
 #[derive(Clone, Copy)]
 pub(super) struct Grid<S: Simd> {
     scale: S::F,
     /// `1 / scale`, or NaN where that is not a normal number.
     reciprocal: S::F,
-    /// Bounds in steps from the zero point.
+    /// Bounds, in steps.
     low: S::F,
     high: S::F,
     minus_zero_point: S::I,
+    /// What is added to a rounded number of steps, so that it counts from the zero point.
+    from_zero_point: S::I,
+    /// Whether the zero point is a part of what is rounded, as OpenVINO has it: `low`, `high` and `bounds` count from 0 then.
+    openvino: bool,
+    /// OpenVINO's, where it is; else not looked at.
+    factor: S::F,
+    offset: S::F,
     /// What [`Grid::integer`] adds, and takes off again.
     shift: S::F,
     shift_back: S::F,
@@ -391,18 +407,26 @@ impl<S: Simd> Grid<S> {
     pub(super) unsafe fn new(grid: &Affine, low: u8, high: u8) -> Grid<S> {
         let zero_point = i32::from(grid.zero_point);
         let reciprocal = Some(grid.scale.recip()).filter(|r| r.is_normal()).unwrap_or(f32::NAN);
+        let openvino = grid.rounding.is_openvino();
+        let FakeQuantize { scale: factor, offset } = FakeQuantize::of_tensor(grid, 1.0);
+        // What is added to rounded steps, and what they have in them.
+        let (added, within) = if openvino { (0, zero_point) } else { (zero_point, 0) };
         // SAFETY: the caller's promise.
         unsafe {
             Grid {
                 scale: S::splat(grid.scale),
                 reciprocal: S::splat(reciprocal),
-                low: S::splat((i32::from(low) - zero_point) as f32),
-                high: S::splat((i32::from(high) - zero_point) as f32),
+                low: S::splat((i32::from(low) - added) as f32),
+                high: S::splat((i32::from(high) - added) as f32),
                 minus_zero_point: S::splat_i(-zero_point),
+                from_zero_point: S::splat_i(-within),
+                openvino,
+                factor: S::splat(factor),
+                offset: S::splat(offset),
                 shift: S::splat(NO_FRACTIONS),
                 // An integer, and so small that it is exact.
                 shift_back: S::splat(zero_point as f32 - NO_FRACTIONS),
-                bounds: S::bounds(grid.zero_point, low, high),
+                bounds: S::bounds(added as u8, low, high),
             }
         }
     }
@@ -415,6 +439,15 @@ impl<S: Simd> Grid<S> {
     pub(super) unsafe fn quantize(&self, [a, b, c, d]: [S::F; 4]) -> S::Bytes {
         // SAFETY: the caller's promise.
         unsafe {
+            if self.openvino {
+                let (f, o) = (self.factor, self.offset);
+                return self.narrow([
+                    S::add(S::mul(a, f), o),
+                    S::add(S::mul(b, f), o),
+                    S::add(S::mul(c, f), o),
+                    S::add(S::mul(d, f), o),
+                ]);
+            }
             let r = self.reciprocal;
             let mut steps = [S::mul(a, r), S::mul(b, r), S::mul(c, r), S::mul(d, r)];
             if !S::round_alike(steps) {
@@ -432,14 +465,15 @@ impl<S: Simd> Grid<S> {
         unsafe { S::mul(S::to_float(S::add_i(q, self.minus_zero_point)), self.scale) }
     }
 
-    /// `clamp(rne(x) + zero_point)` for `x` in steps of the grid, in the order of [`Simd::narrow`].
+    /// `clamp(rne(x) + zero_point)` for `x` in steps of the grid, in the order of [`Simd::narrow`]; with OpenVINO's rounding the
+    /// zero point is a part of `x`, here and in [`Grid::round`].
     #[inline(always)]
     pub(super) unsafe fn narrow(&self, x: [S::F; 4]) -> S::Bytes {
         // SAFETY: the caller's promise.
         unsafe { S::narrow(x, &self.bounds) }
     }
 
-    /// `clamp(rne(x) + zero_point)` as a number, for `x` in steps of the grid.
+    /// `clamp(rne(x) + zero_point)` as a number, for `x` in steps of the grid, and ONNX Runtime's rounding.
     #[inline(always)]
     unsafe fn integer(&self, x: S::F) -> S::F {
         // SAFETY: the caller's promise.
@@ -450,7 +484,74 @@ impl<S: Simd> Grid<S> {
     #[inline(always)]
     pub(super) unsafe fn round(&self, x: S::F) -> S::F {
         // SAFETY: the caller's promise. The bounds are integers, so clamping before rounding is the same.
-        unsafe { S::mul(S::to_float(S::round(S::min(S::max(x, self.low), self.high))), self.scale) }
+        unsafe {
+            let steps = S::add_i(S::round(S::min(S::max(x, self.low), self.high)), self.from_zero_point);
+            S::mul(S::to_float(steps), self.scale)
+        }
+    }
+}
+
+/// What becomes of the products of `N` vectors of channels as in OpenVINO. Its methods ask of their caller what those of
+/// [`Simd`] do.
+#[derive(Clone, Copy)]
+pub(super) struct OpenVino<S: Simd, const N: usize> {
+    biases: [S::F; N],
+    /// [`FakeQuantize`] of what is rounded. Where it is not yet, nothing: 1 and 0.
+    scale: S::F,
+    offset: S::F,
+    /// [`FusedSum`] of what is added.
+    minus_shift: S::F,
+    reciprocal: S::F,
+    sum_scale: S::F,
+    sum_offset: S::F,
+    rounds_product: bool,
+}
+
+impl<S: Simd, const N: usize> OpenVino<S, N> {
+    /// Of a layer with these biases.
+    #[inline(always)]
+    pub(super) unsafe fn new(biases: [S::F; N], form: Form, residual: Option<&IntegerResidual<'_>>) -> OpenVino<S, N> {
+        let FakeQuantize { scale, offset } = match form {
+            Form::Rounded { grid, .. } => FakeQuantize::of_layer(&grid, 1.0),
+            Form::Float { .. } => FakeQuantize { scale: 1.0, offset: 0.0 },
+        };
+        // Of what is not added nothing is asked.
+        let (x_grid, grid) = residual.map_or((NO_GRID, NO_GRID), |r| (r.x_grid, r.grid));
+        let FusedSum { shift, reciprocal, quantize, rounds_product } = FusedSum::new(&x_grid, &grid);
+        // SAFETY: the caller's promise.
+        unsafe {
+            OpenVino {
+                biases,
+                scale: S::splat(scale),
+                offset: S::splat(offset),
+                minus_shift: S::splat(-shift),
+                reciprocal: S::splat(reciprocal),
+                sum_scale: S::splat(quantize.scale),
+                sum_offset: S::splat(quantize.offset),
+                rounds_product,
+            }
+        }
+    }
+
+    /// Products of the `N`th vector with their bias; in steps of the grid where there is one.
+    #[inline(always)]
+    pub(super) unsafe fn steps(&self, products: S::F, vector: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::fma(S::add(products, self.biases[vector]), self.scale, self.offset) }
+    }
+
+    /// [`FusedSum::steps`].
+    #[inline(always)]
+    unsafe fn sum(&self, v: S::F, q: S::I) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let shifted = S::mul(S::add(v, self.minus_shift), self.reciprocal);
+            let sum = S::add(shifted, S::to_float(q));
+            match self.rounds_product {
+                true => S::add(S::mul(sum, self.sum_scale), self.sum_offset),
+                false => S::fma(sum, self.sum_scale, self.sum_offset),
+            }
+        }
     }
 }
 
@@ -466,6 +567,8 @@ pub(super) struct IntegerLayer<'a> {
 pub(super) struct IntegerChannels<S: Simd> {
     constants: [S::I; 2],
     multipliers: [S::F; 2],
+    /// What OpenVINO does with products, where it does.
+    openvino: Option<OpenVino<S, 2>>,
     /// Of what is rounded before an addition; where nothing is, of what is added.
     grid: Grid<S>,
     /// Whether outputs are rounded before anything is added.
@@ -536,8 +639,10 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
     unsafe fn channels(&self, channel: usize, lanes: usize) -> IntegerChannels<S> {
         let constants = self.constants::<S>(channel, lanes);
         let multipliers: [f32; MAX_LANES] = of_tile(&self.epilogue.multipliers, channel, lanes);
+        let biases = (!self.epilogue.biases.is_empty())
+            .then(|| -> [f32; MAX_LANES] { of_tile(&self.epilogue.biases, channel, lanes) });
         // What is not rounded has no grid, but what is added to it has.
-        let unused = Affine { scale: 1.0, zero_point: 0, quant_min: 0, quant_max: 255 };
+        let unused = NO_GRID;
         let (rounded, grid, [low, high], [min, max]) = match self.epilogue.form {
             Form::Rounded { grid, low, high } => (true, grid, [low, high], [0.0; 2]),
             Form::Float { min, max } => (false, self.residual.map_or(unused, |r| r.x_grid), [0, 255], [min, max]),
@@ -553,6 +658,10 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
             IntegerChannels {
                 constants: [S::load_i(constants.as_ptr()), S::load_i(constants.as_ptr().add(S::WIDTH))],
                 multipliers: [S::load(multipliers.as_ptr()), S::load(multipliers.as_ptr().add(S::WIDTH))],
+                openvino: biases.map(|b| {
+                    let biases = [S::load(b.as_ptr()), S::load(b.as_ptr().add(S::WIDTH))];
+                    OpenVino::new(biases, self.epilogue.form, self.residual)
+                }),
                 grid: Grid::new(&grid, low, high),
                 rounded,
                 clip: [S::splat(min), S::splat(max)],
@@ -595,6 +704,10 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
                     channels.sum.round([a, b, a, b])
                 }
                 (false, true) => {
+                    if let Some(openvino) = &channels.openvino {
+                        let [a, b] = plus_fused(channels, openvino, clip::<S>([a, b], bounds), place);
+                        return [grid.round(a), grid.round(b)];
+                    }
                     let [a, b] = plus_dequantized(channels, clip::<S>([a, b], bounds), place);
                     grid.quantize([a, b, a, b])
                 }
@@ -623,6 +736,11 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
             }
             if !channels.rounded {
                 let bounds = channels.clip;
+                if let Some(openvino) = &channels.openvino {
+                    let [a, b] = plus_fused(channels, openvino, clip::<S>([a, b], bounds), places[0]);
+                    let [c, d] = plus_fused(channels, openvino, clip::<S>([c, d], bounds), places[1]);
+                    return S::in_order(channels.sum_grid.narrow([a, b, c, d]));
+                }
                 let [a, b] = plus_dequantized(channels, clip::<S>([a, b], bounds), places[0]);
                 let [c, d] = plus_dequantized(channels, clip::<S>([c, d], bounds), places[1]);
                 return S::in_order(channels.sum_grid.quantize([a, b, c, d]));
@@ -639,7 +757,13 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
 unsafe fn steps<S: Simd>(channels: &IntegerChannels<S>, sums: [S::I; 2]) -> [S::F; 2] {
     let multipliers = &channels.multipliers;
     // SAFETY: the caller's promise.
-    unsafe { [S::mul(S::to_float(sums[0]), multipliers[0]), S::mul(S::to_float(sums[1]), multipliers[1])] }
+    unsafe {
+        let products = [S::mul(S::to_float(sums[0]), multipliers[0]), S::mul(S::to_float(sums[1]), multipliers[1])];
+        match &channels.openvino {
+            None => products,
+            Some(openvino) => [openvino.steps(products[0], 0), openvino.steps(products[1], 1)],
+        }
+    }
 }
 
 /// With what is added to this place, in steps of the sum's grid.
@@ -665,6 +789,21 @@ unsafe fn plus_dequantized<S: Simd>(channels: &IntegerChannels<S>, [a, b]: [S::F
     unsafe {
         let [x, y] = residual(channels, place);
         [S::add(a, channels.grid.dequantize(x)), S::add(b, channels.grid.dequantize(y))]
+    }
+}
+
+/// With what is added to this place, in steps of the sum's grid, as in OpenVINO.
+#[inline(always)]
+unsafe fn plus_fused<S: Simd>(
+    channels: &IntegerChannels<S>,
+    openvino: &OpenVino<S, 2>,
+    [a, b]: [S::F; 2],
+    place: Place,
+) -> [S::F; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [x, y] = residual(channels, place);
+        [openvino.sum(a, x), openvino.sum(b, y)]
     }
 }
 

@@ -88,7 +88,7 @@ dispatch!(fn map(function: Function, bounds: [f32; 2], x: &[f32], y: &mut [f32])
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::Affine;
+    use crate::quant::{Affine, Rounding};
 
     const FUNCTIONS: [Function; 12] = [
         Function::Affine { scale: 0.7, shift: -0.1 },
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn instruction_sets_and_threads_give_the_function_s_own_bits() {
         let x: Vec<f32> = (0..40_001).map(|i| (i as f32 - 20_000.0) * 5e-4).collect();
-        let grid = Affine { scale: 0.03, zero_point: 20, quant_min: 0, quant_max: 255 };
+        let grid = Affine { scale: 0.03, zero_point: 20, quant_min: 0, quant_max: 255, rounding: Rounding::default() };
         let epilogue = FloatEpilogue { min: -0.5, max: 3.0, grid: Some(grid) };
         for function in FUNCTIONS {
             let wanted: Vec<f32> = x.iter().map(|&x| function.apply(x).clamp(-0.5, 3.0)).collect();

@@ -4,7 +4,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{graph::Window, quant::Affine};
+use crate::{
+    graph::Window,
+    quant::{Affine, Rounding},
+};
 
 /// Instruction sets that this crate has or may come to have kernels for; `reference` runs everywhere.
 const INSTRUCTION_SETS: [&str; 6] = ["avx512vnni", "avxvnni", "avx2", "neon-i8mm", "neon", "reference"];
@@ -44,7 +47,8 @@ impl Random {
         let (quant_min, quant_max) = self.pick(&[(0, 255), (0, 127), (1, 255), (20, 200)]);
         let zero_point = self.integer(quant_min, quant_max) as u8;
         let scale = self.float(0.5, 1.0) * self.pick(&[1e-4, 0.01, 0.25, 1.0, 3.0]);
-        Affine { scale, zero_point, quant_min: quant_min as u8, quant_max: quant_max as u8 }
+        let rounding = self.pick(&[Rounding::OnnxRuntime, Rounding::OpenVino, Rounding::OpenVinoStatic]);
+        Affine { scale, zero_point, quant_min: quant_min as u8, quant_max: quant_max as u8, rounding }
     }
 }
 
@@ -226,12 +230,13 @@ impl IntegerCase {
                 random.pick(&[spread, spread, 0.5, 0.0625])
             })
             .collect();
-        let grid = random.grid();
+        let grid = Affine { rounding: Rounding::OnnxRuntime, ..random.grid() };
         let (low, high) =
             random.pick(&[(grid.quant_min, grid.quant_max), (grid.zero_point, grid.quant_max), (40, 120)]);
         let epilogue = IntegerEpilogue {
             constants: constants(&packed[0], &bias, zero_point),
             multipliers,
+            biases: Vec::new(),
             form: Form::Rounded { grid, low, high },
         };
         IntegerCase { case, x, zero_point, packed, bias, epilogue, grid, low, high, sums }
@@ -255,6 +260,20 @@ impl IntegerCase {
         self.sums.iter().enumerate().map(scale).collect()
     }
 
+    /// The same layer as OpenVINO has it, with these factors: biases in f32, in units of the tensor; and
+    /// `f32(f32(sum without bias)·m) + bias`.
+    fn as_openvino(&self, form: Form, multipliers: &[f32]) -> (IntegerEpilogue, Vec<f32>) {
+        let channels = multipliers.len();
+        let biases: Vec<f32> = self.bias.iter().zip(multipliers).map(|(&b, m)| b as f32 * m).collect();
+        let constants = constants(&self.packed[0], &vec![0; channels], self.zero_point);
+        let sums = self.sums.iter().enumerate().map(|(i, sum)| {
+            let channel = i % channels;
+            (sum - i64::from(self.bias[channel])) as f32 * multipliers[channel] + biases[channel]
+        });
+        let sums = sums.collect();
+        (IntegerEpilogue { constants, multipliers: multipliers.to_vec(), biases, form }, sums)
+    }
+
     fn run(&self, kernels: Kernels, epilogue: &IntegerEpilogue, out: Output<'_>, parallel: bool) {
         let pictures = Pictures { x: &self.x, dims: self.case.dims, padding: self.zero_point };
         kernels.conv_integer(&self.packed[index(kernels)], pictures, epilogue, None, out, parallel);
@@ -266,9 +285,9 @@ impl IntegerCase {
         y
     }
 
-    fn dequantized(&self, kernels: Kernels, parallel: bool) -> Vec<f32> {
+    fn dequantized(&self, kernels: Kernels, epilogue: &IntegerEpilogue, parallel: bool) -> Vec<f32> {
         let mut y = vec![f32::NAN; self.case.out_len()];
-        self.run(kernels, &self.epilogue, Output::Float(&mut y), parallel);
+        self.run(kernels, epilogue, Output::Float(&mut y), parallel);
         y
     }
 
@@ -309,8 +328,31 @@ fn round_half_even(x: f64) -> i64 {
     below as i64 + i64::from(up)
 }
 
-/// `clamp(rne(x / scale) + zero_point)`, by way of f64 and i64.
+/// `l·255`-th steps of a grid as OpenVINO has them, over numbers in multiples of `unit`: factor and offset.
+fn openvino(grid: &Affine, unit: f32) -> [f32; 2] {
+    let [low, high] = [0.0f32, 255.0].map(|q| (q - f32::from(grid.zero_point)) * grid.scale / unit);
+    let factor = 255.0 / (high - low);
+    [factor, if grid.rounding == Rounding::OpenVinoStatic { -low * factor } else { -low * 255.0 / (high - low) }]
+}
+
+/// The same behind a layer, and what it makes of `x`.
+fn behind_layer(x: f32, grid: &Affine, unit: f32, low: u8, high: u8) -> u8 {
+    let grid = &Affine { rounding: Rounding::OpenVino, ..*grid };
+    let [factor, offset] = match openvino(grid, unit) {
+        [factor, _] if grid.zero_point == 0 => [1.0 / (1.0 / factor), 0.0],
+        both => both,
+    };
+    let steps = x.mul_add(factor, offset);
+    round_half_even(f64::from(steps).clamp(-1e6, 1e6)).clamp(i64::from(low), i64::from(high)) as u8
+}
+
+/// `clamp(rne(x / scale) + zero_point)`, by way of f64 and i64; or what OpenVINO has in its place.
 fn quantize(x: f32, grid: &Affine) -> u8 {
+    if grid.rounding != Rounding::OnnxRuntime {
+        let [factor, offset] = openvino(grid, 1.0);
+        let steps = round_half_even(f64::from(x * factor + offset).clamp(-1e6, 1e6));
+        return steps.clamp(i64::from(grid.quant_min), i64::from(grid.quant_max)) as u8;
+    }
     // A quotient of two f32 in f64, rounded to f32, is the f32 quotient.
     let steps = f64::from((f64::from(x) / f64::from(grid.scale)) as f32);
     let steps = round_half_even(steps.clamp(-1e6, 1e6));
@@ -445,18 +487,30 @@ fn check_integer(case: Case) -> Result<(), TestCaseError> {
     let shifted = IntegerEpilogue {
         constants: constants(&test.packed[0], &bias, test.zero_point),
         multipliers: vec![1.0; out_channels],
+        biases: Vec::new(),
         form: Form::Rounded {
-            grid: Affine { scale: 1.0, zero_point: 128, quant_min: 0, quant_max: 255 },
+            grid: Affine { scale: 1.0, zero_point: 128, quant_min: 0, quant_max: 255, rounding: Rounding::default() },
             low: 0,
             high: 255,
         },
     };
     let near: Vec<u8> = near.iter().map(|n| (n + 128) as u8).collect();
+    let rounding = if test.case.seed % 2 == 0 { Rounding::OpenVino } else { Rounding::OpenVinoStatic };
+    let grid = Affine { rounding, ..test.grid };
+    let units: Vec<f32> = test.epilogue.multipliers.iter().map(|m| m * grid.scale).collect();
+    let form = Form::Rounded { grid, low: test.low, high: test.high };
+    let (as_openvino, sums) = test.as_openvino(form, &units);
+    let rounded: Vec<u8> = sums.iter().map(|&v| behind_layer(v, &grid, 1.0, test.low, test.high)).collect();
+    let rounded_float: Vec<f32> = rounded.iter().map(|&q| dequantize(q, &grid)).collect();
     for kernels in Kernels::available() {
         let name = kernels.name();
+        let got = test.quantized(kernels, &as_openvino, parallel);
+        prop_assert_eq!(difference(&got, &rounded), None, "{} u8 as OpenVINO", name);
+        let got = test.dequantized(kernels, &as_openvino, parallel);
+        prop_assert_eq!(difference(&bits(&got), &bits(&rounded_float)), None, "{} f32 as OpenVINO", name);
         let got = test.quantized(kernels, &test.epilogue, parallel);
         prop_assert_eq!(difference(&got, &expected), None, "{} u8", name);
-        let got = test.dequantized(kernels, parallel);
+        let got = test.dequantized(kernels, &test.epilogue, parallel);
         prop_assert_eq!(difference(&bits(&got), &bits(&expected_float)), None, "{} f32", name);
         let got = test.quantized(kernels, &shifted, parallel);
         let got = &got[pixel * out_channels..][..out_channels];
@@ -538,11 +592,12 @@ proptest! {
         let (float, integer) = (FloatCase::new(case.clone()), IntegerCase::new(case));
         let (x, q) = (random.floats(len, -4.0, 4.0), random.bytes(len));
         let (float_sum, x_grid) = (float_epilogue(&mut random), random.grid());
-        let grid = float_sum.grid.unwrap();
+        let float_grid = float_sum.grid.unwrap();
+        let grid = Affine { rounding: Rounding::OnnxRuntime, ..float_grid };
         let (low, high) = random.pick(&[(grid.quant_min, grid.quant_max), (grid.zero_point, grid.quant_max), (30, 90)]);
 
         let floats: Vec<f32> = float.expected.iter().zip(&x).map(|(a, b)| clip(a + b, &float_sum)).collect();
-        let quantized: Vec<u8> = floats.iter().map(|&x| quantize(x, &grid)).collect();
+        let quantized: Vec<u8> = floats.iter().map(|&x| quantize(x, &float_grid)).collect();
         let first = seed % 2 == 0;
         let own_grid = &integer.grid;
         let sums = integer.expected().into_iter().zip(&q).map(|(own, &x)| match first {
@@ -563,6 +618,24 @@ proptest! {
             .collect();
         let once_dequantized: Vec<f32> = once.iter().map(|&q| dequantize(q, &grid)).collect();
         let own = IntegerEpilogue { multipliers, form: Form::Float { min, max }, ..integer.epilogue.clone() };
+
+        // And as OpenVINO does it: biases in f32, the addend in its own steps.
+        let out = Affine { rounding: random.pick(&[Rounding::OpenVino, Rounding::OpenVinoStatic]), ..grid };
+        let (as_openvino, sums) = integer.as_openvino(Form::Float { min, max }, &own.multipliers);
+        let fused: Vec<u8> = (sums.iter().zip(&q))
+            .map(|(&v, &x)| {
+                let v = if v > min { v } else { min };
+                let v = if v < max { v } else { max };
+                let steps = (v - f32::from(x_grid.zero_point) * x_grid.scale) * (1.0 / x_grid.scale) + f32::from(x);
+                let [low, high] = [low.max(grid.quant_min).min(high), high.min(grid.quant_max).max(low)];
+                if out.rounding == Rounding::OpenVino {
+                    return behind_layer(steps, &out, x_grid.scale, low, high);
+                }
+                let [factor, offset] = openvino(&out, x_grid.scale);
+                round_half_even(f64::from(steps * factor + offset).clamp(-1e6, 1e6)).clamp(low.into(), high.into()) as u8
+            })
+            .collect();
+        let fused_dequantized: Vec<f32> = fused.iter().map(|&q| dequantize(q, &grid)).collect();
         for kernels in Kernels::available() {
             let name = kernels.name();
             let pictures = Pictures { x: &float.x, dims: float.case.dims, padding: 0.0 };
@@ -597,6 +670,14 @@ proptest! {
             let mut y = vec![f32::NAN; len];
             kernels.conv_integer(packed, pictures, &own, residual, Output::Float(&mut y), parallel);
             prop_assert_eq!(difference(&bits(&y), &bits(&once_dequantized)), None, "{} rounded once to f32", name);
+
+            let residual = Some(IntegerResidual { x: &q, first, x_grid, grid: out, low, high });
+            let mut y = vec![77; len];
+            kernels.conv_integer(packed, pictures, &as_openvino, residual, Output::Quantized(&mut y), parallel);
+            prop_assert_eq!(difference(&y, &fused), None, "{} as OpenVINO", name);
+            let mut y = vec![f32::NAN; len];
+            kernels.conv_integer(packed, pictures, &as_openvino, residual, Output::Float(&mut y), parallel);
+            prop_assert_eq!(difference(&bits(&y), &bits(&fused_dequantized)), None, "{} as OpenVINO, to f32", name);
         }
     }
 }
@@ -650,8 +731,15 @@ fn the_longest_reduction_does_not_overflow() {
         let epilogue = IntegerEpilogue {
             constants: sums.iter().map(|s| shift - s).collect(),
             multipliers: vec![1.0; 3],
+            biases: Vec::new(),
             form: Form::Rounded {
-                grid: Affine { scale: 1.0, zero_point: 10, quant_min: 0, quant_max: 255 },
+                grid: Affine {
+                    scale: 1.0,
+                    zero_point: 10,
+                    quant_min: 0,
+                    quant_max: 255,
+                    rounding: Rounding::default(),
+                },
                 low: 0,
                 high: 255,
             },
@@ -810,7 +898,7 @@ proptest! {
 
 #[test]
 fn what_is_no_number_becomes_the_smallest_integer() {
-    let grid = Affine { scale: 0.5, zero_point: 9, quant_min: 3, quant_max: 250 };
+    let grid = Affine { scale: 0.5, zero_point: 9, quant_min: 3, quant_max: 250, rounding: Rounding::default() };
     let x: Vec<f32> = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0].repeat(9);
     for kernels in Kernels::available() {
         let mut y = vec![0; x.len()];

@@ -9,7 +9,7 @@ use crate::{
     kernels::NUMERICS_VERSION,
     onnx::Reading,
     ptq::Converted,
-    quant::Affine,
+    quant::{Affine, Rounding},
     search::{Budget, Key},
     sensitivity::{Analysis, RankBy},
 };
@@ -78,10 +78,14 @@ fn hash_network(hasher: &mut Sha256, opened: &Opened, converted: &Converted) {
         bias.iter().flat_map(|bias| bias.iter()).for_each(|b| hasher.update(b.to_le_bytes()));
         for grid in inputs.iter().chain([output]) {
             // No grid has a scale of 0.
-            let none = Affine { scale: 0.0, zero_point: 0, quant_min: 0, quant_max: 0 };
-            let Affine { scale, zero_point, quant_min, quant_max } = grid.unwrap_or(none);
+            let none = Affine { scale: 0.0, zero_point: 0, quant_min: 0, quant_max: 0, rounding: Rounding::default() };
+            let Affine { scale, zero_point, quant_min, quant_max, rounding } = grid.unwrap_or(none);
             hasher.update(scale.to_le_bytes());
             hasher.update([zero_point, quant_min, quant_max]);
+            // Only where it is not the default, so that the keys of what is recorded stay.
+            if rounding != Rounding::default() {
+                hasher.update([rounding as u8]);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Affine quantization arithmetic. This file holds the rounding rule; kernels implement the same rule in
 //! vector form and are tested against it.
 
-use super::{ActivationScheme, ActivationSpec, WeightScheme, WeightSpec};
+use super::{ActivationScheme, ActivationSpec, FakeQuantize, Rounding, WeightScheme, WeightSpec};
 
 /// Smallest scale: 2⁻²³. Keeps `1 / scale` finite and every requantization multiplier a normal number.
 const MIN_SCALE: f32 = 1.0 / (1 << 23) as f32;
@@ -28,6 +28,8 @@ pub struct Affine {
     pub quant_min: u8,
     /// Largest integer written.
     pub quant_max: u8,
+    /// To which of two integers a number between them goes.
+    pub rounding: Rounding,
 }
 
 impl Affine {
@@ -53,12 +55,21 @@ impl Affine {
                 (scale, (low + high + 1) / 2)
             }
         };
-        Affine { scale, zero_point: zero_point as u8, quant_min: low as u8, quant_max: high as u8 }
+        Affine {
+            scale,
+            zero_point: zero_point as u8,
+            quant_min: low as u8,
+            quant_max: high as u8,
+            rounding: spec.rounding,
+        }
     }
 
-    /// `clamp(rne(x / scale) + zero_point)`: ONNX `QuantizeLinear`.
+    /// `clamp(rne(x / scale) + zero_point)`: ONNX `QuantizeLinear`; where OpenVINO rounds, `clamp(rne(steps))` of [`FakeQuantize::of_tensor`].
     #[inline(always)]
     pub fn quantize(&self, x: f32) -> u8 {
+        if self.rounding.is_openvino() {
+            return self.integer(FakeQuantize::of_tensor(self, 1.0).steps(x));
+        }
         let low = f32::from(self.quant_min) - f32::from(self.zero_point);
         let high = f32::from(self.quant_max) - f32::from(self.zero_point);
         // The bounds are integers, so clamping before rounding is the same and cannot overflow.
@@ -81,6 +92,12 @@ impl Affine {
         let high = f32::from(self.quant_max) - f32::from(self.zero_point);
         let steps = round_half_even((sum as f32 * multiplier).max(low).min(high));
         (steps + f32::from(self.zero_point)) as u8
+    }
+
+    /// `clamp(rne(steps))` of a number of steps with the zero point in it.
+    #[inline(always)]
+    pub fn integer(&self, steps: f32) -> u8 {
+        round_half_even(steps.max(f32::from(self.quant_min)).min(f32::from(self.quant_max))) as u8
     }
 
     /// The integers between which a tensor clipped to `[min, max]` lies.
@@ -204,7 +221,7 @@ mod tests {
 
     #[test]
     fn rounding_is_half_to_even_as_in_onnx() {
-        let grid = Affine { scale: 2.0, zero_point: 128, quant_min: 0, quant_max: 255 };
+        let grid = Affine { scale: 2.0, zero_point: 128, quant_min: 0, quant_max: 255, rounding: Rounding::default() };
         // The example of ONNX QuantizeLinear: x / 2 = 0, 1, 1.5, 500, -500, -1.5.
         let got: Vec<u8> = [0.0, 2.0, 3.0, 1000.0, -1000.0, -3.0].iter().map(|&x| grid.quantize(x)).collect();
         assert_eq!(got, [128, 129, 130, 255, 0, 126]);

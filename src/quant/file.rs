@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ActivationDtype, Affine, QConfig, QConfigMapping, WeightDtype, WeightScheme};
+use super::{ActivationDtype, Affine, QConfig, QConfigMapping, Rounding, WeightDtype, WeightScheme};
 
 /// What `*.qconfig.yaml` holds: enough to run the network in this qconfig without calibrating it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,13 +95,13 @@ impl TensorParameters {
         }
     }
 
-    /// The grid; `None` when the numbers do not belong to the dtype, or are no grid.
-    pub fn grid(&self) -> Option<Affine> {
+    /// The grid, on which numbers are rounded so; `None` when the numbers do not belong to the dtype, or are no grid.
+    pub fn grid(&self, rounding: Rounding) -> Option<Affine> {
         let stored = |number: i32| u8::try_from(number.checked_add(self.dtype.u8_offset())?).ok();
         let (zero_point, quant_min, quant_max) =
             (stored(self.zero_point)?, stored(self.quant_min)?, stored(self.quant_max)?);
         let ordered = quant_min <= zero_point && zero_point <= quant_max && quant_min < quant_max;
-        let grid = Affine { scale: self.scale, zero_point, quant_min, quant_max };
+        let grid = Affine { scale: self.scale, zero_point, quant_min, quant_max, rounding };
         (ordered && self.scale.is_normal() && self.scale > 0.0).then_some(grid)
     }
 }
@@ -154,9 +154,9 @@ mod tests {
         let grid = Affine::from_range(-1.0, 3.0, &spec);
         let written = TensorParameters::new(&grid, spec.dtype);
         assert_eq!((written.zero_point, written.quant_min, written.quant_max), (0, -127, 127));
-        assert_eq!(written.grid(), Some(grid));
-        assert_eq!(TensorParameters { quant_max: 128, ..written }.grid(), None);
-        assert_eq!(TensorParameters { scale: f32::NAN, ..written }.grid(), None);
+        assert_eq!(written.grid(grid.rounding), Some(grid));
+        assert_eq!(TensorParameters { quant_max: 128, ..written }.grid(grid.rounding), None);
+        assert_eq!(TensorParameters { scale: f32::NAN, ..written }.grid(grid.rounding), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use regex::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap};
 use serde_yaml::{Mapping, Value};
 
-use super::{Preset, QConfig, QConfigError, Repair};
+use super::{Preset, QConfig, QConfigError, Repair, Residual, Rounding};
 use crate::graph::{GroupId, Groups};
 
 /// A qconfig by name of what it applies to; `None` leaves a group in fp32.
@@ -62,6 +62,14 @@ pub enum MappingError {
         pattern: String,
         /// Why; of what the crate regex says in several lines the last.
         reason: String,
+    },
+    /// Qconfigs that are for different engines.
+    #[error(
+        "{place}: rounding is for the network as a whole, and another qconfig rounds otherwise: set it everywhere, or `preset: openvino`"
+    )]
+    Rounding {
+        /// Which part of the mapping.
+        place: String,
     },
     /// A contradiction in one of the qconfigs.
     #[error("{place}")]
@@ -196,9 +204,12 @@ impl QConfigMapping {
             .module_name_object_type_order
             .iter()
             .map(|(name, .., q)| (format!("module_name_object_type_order: `{name}`"), *q));
+        let mut rounding = None;
         for (place, qconfig) in global.chain(named).chain(ordered) {
-            if let Some(Err(source)) = qconfig.map(|q| q.check()) {
-                return Err(MappingError::QConfig { place, source });
+            let Some(qconfig) = qconfig else { continue };
+            qconfig.check().map_err(|source| MappingError::QConfig { place: place.clone(), source })?;
+            if *rounding.get_or_insert(qconfig.activation.rounding) != qconfig.activation.rounding {
+                return Err(MappingError::Rounding { place });
             }
         }
         Ok(())
@@ -400,25 +411,45 @@ fn read_orders(entries: &Value, preset: Preset) -> Result<Vec<OrderEntry>, Strin
     entries.as_sequence().ok_or_else(expected)?.iter().map(read).collect()
 }
 
+/// A qconfig with all that a reader would take from the preset instead: a default is left out elsewhere.
+fn written(qconfig: &Option<QConfig>, preset: Preset) -> Result<Value, serde_yaml::Error> {
+    let mut value = serde_yaml::to_value(qconfig)?;
+    if let (Some(qconfig), Value::Mapping(fields)) = (qconfig, &mut value) {
+        let base = preset.qconfig();
+        if base.residual != Residual::default() {
+            fields.insert("residual".into(), serde_yaml::to_value(qconfig.residual)?);
+        }
+        if let Some(Value::Mapping(activation)) = fields.get_mut("activation")
+            && base.activation.rounding != Rounding::default()
+        {
+            activation.insert("rounding".into(), serde_yaml::to_value(qconfig.activation.rounding)?);
+        }
+    }
+    Ok(value)
+}
+
 impl Serialize for QConfigMapping {
     /// Every qconfig is written whole, so that what is read back does not depend on the preset's meaning.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let named = |list: &[(String, Option<QConfig>)]| -> Result<Mapping, serde_yaml::Error> {
-            list.iter().map(|(name, q)| Ok((name.as_str().into(), serde_yaml::to_value(q)?))).collect()
+        let whole = |q: &Option<QConfig>| written(q, self.preset).map_err(serde::ser::Error::custom);
+        let named = |list: &[(String, Option<QConfig>)]| -> Result<Mapping, S::Error> {
+            list.iter().map(|(name, q)| Ok((name.as_str().into(), whole(q)?))).collect()
         };
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("preset", &self.preset)?;
-        map.serialize_entry("", &self.global)?;
+        map.serialize_entry("", &whole(&self.global)?)?;
         let sections = [
             ("object_type", &self.object_type),
             ("module_name_regex", &self.module_name_regex),
             ("module_name", &self.module_name),
         ];
         for (section, list) in sections.into_iter().filter(|(_, list)| !list.is_empty()) {
-            map.serialize_entry(section, &named(list).map_err(serde::ser::Error::custom)?)?;
+            map.serialize_entry(section, &named(list)?)?;
         }
         if !self.module_name_object_type_order.is_empty() {
-            map.serialize_entry("module_name_object_type_order", &self.module_name_object_type_order)?;
+            let entries = self.module_name_object_type_order.iter();
+            let entries = entries.map(|(name, object_type, order, q)| Ok((name, object_type, order, whole(q)?)));
+            map.serialize_entry("module_name_object_type_order", &entries.collect::<Result<Vec<_>, S::Error>>()?)?;
         }
         map.end()
     }

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Rounding;
+
 /// How a group's activations and weights are quantized: PyTorch's `QConfig`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,6 +59,10 @@ pub struct ActivationSpec {
     /// Largest integer; the dtype's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quant_max: Option<i32>,
+    /// As which engine numbers are rounded to integers, to the last bit; `onnxruntime` when absent. The others are for `quint8` with all
+    /// of its integers, and need `residual: fused`.
+    #[serde(default, skip_serializing_if = "Rounding::is_default")]
+    pub rounding: Rounding,
 }
 
 /// How weights are quantized. Always symmetric: zero point 0.
@@ -206,6 +212,8 @@ pub enum Preset {
     Qnnpack,
     /// Symmetric s8 activations in -127..=127, per-channel weights, after TensorRT's rules.
     Tensorrt,
+    /// As `onednn`, run as OpenVINO runs it to the last bit: `rounding: openvino` and `residual: fused`.
+    Openvino,
 }
 
 /// A qconfig whose numbers contradict each other.
@@ -228,6 +236,12 @@ pub enum QConfigError {
     /// reduce_range together with an explicit range.
     #[error("activation: give either reduce_range or quant_min and quant_max, not both")]
     ReduceRangeTwice,
+    /// A rounding that is known for other integers alone.
+    #[error("activation: OpenVINO's rounding is for quint8 with the integers 0 to 255, neither reduce_range nor fewer")]
+    RoundingRange,
+    /// A rounding that has no additions of rounded sums.
+    #[error("activation: OpenVINO's rounding needs residual fused: it rounds no sum before an addition")]
+    RoundingResidual,
     /// A percentile for an observer that has none.
     #[error("activation: percentile is for the observer percentile alone")]
     PercentileUnused,
@@ -243,7 +257,8 @@ pub enum QConfigError {
 
 impl Preset {
     /// All presets, in the order of their documentation.
-    pub const ALL: [Preset; 5] = [Preset::Onednn, Preset::X86, Preset::Fbgemm, Preset::Qnnpack, Preset::Tensorrt];
+    pub const ALL: [Preset; 6] =
+        [Preset::Onednn, Preset::X86, Preset::Fbgemm, Preset::Qnnpack, Preset::Tensorrt, Preset::Openvino];
 
     /// The name in job files.
     pub fn name(self) -> &'static str {
@@ -253,6 +268,7 @@ impl Preset {
             Preset::Fbgemm => "fbgemm",
             Preset::Qnnpack => "qnnpack",
             Preset::Tensorrt => "tensorrt",
+            Preset::Openvino => "openvino",
         }
     }
 
@@ -271,6 +287,7 @@ impl Preset {
             reduce_range: matches!(self, Preset::X86 | Preset::Fbgemm),
             quant_min: None,
             quant_max: None,
+            rounding: Rounding::OnnxRuntime,
         };
         let per_channel = WeightSpec {
             dtype: WeightDtype::Qint8,
@@ -297,6 +314,11 @@ impl Preset {
                 weight: per_channel,
                 residual,
             },
+            Preset::Openvino => QConfig {
+                activation: ActivationSpec { rounding: Rounding::OpenVino, ..activation },
+                weight: per_channel,
+                residual: Residual::Fused,
+            },
         }
     }
 }
@@ -317,6 +339,14 @@ impl QConfig {
             return Err(QConfigError::ReduceRangeTwice);
         }
         check_range("activation", activation.range(), lowest, highest)?;
+        if activation.rounding.is_openvino() {
+            if activation.range() != (0, 255) {
+                return Err(QConfigError::RoundingRange);
+            }
+            if self.residual != Residual::Fused {
+                return Err(QConfigError::RoundingResidual);
+            }
+        }
         let (min, max) = self.weight.range();
         check_range("weight", (min, max), -128, 127)?;
         if min >= 0 || max <= 0 {
@@ -394,6 +424,13 @@ mod tests {
         qconfig.activation.percentile = Some(Percentile::default());
         assert_eq!(qconfig.check(), Err(QConfigError::PercentileUnused));
         assert!([50.0, 100.1, f64::NAN].into_iter().all(|percent| Percentile::try_from(percent).is_err()));
+        let mut qconfig = Preset::Onednn.qconfig();
+        qconfig.activation.rounding = Rounding::OpenVino;
+        assert_eq!(qconfig.check(), Err(QConfigError::RoundingResidual));
+        qconfig.residual = Residual::Fused;
+        assert_eq!(qconfig.check(), Ok(()));
+        qconfig.activation.reduce_range = true;
+        assert_eq!(qconfig.check(), Err(QConfigError::RoundingRange));
         let mut qconfig = Preset::Onednn.qconfig();
         qconfig.weight.quant_min = Some(0);
         assert_eq!(qconfig.check(), Err(QConfigError::OneSidedWeight { min: 0, max: 127 }));

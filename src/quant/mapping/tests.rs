@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     graph::{Constant, Conv, Graph, Linear, Node, Op, Value, ValueId, Window},
     quant::{
-        ActivationDtype, ActivationScheme, ActivationSpec, ObserverKind, Residual, WeightDtype, WeightScheme,
+        ActivationDtype, ActivationScheme, ActivationSpec, ObserverKind, Residual, Rounding, WeightDtype, WeightScheme,
         WeightSpec,
     },
 };
@@ -321,12 +321,13 @@ fn what_cannot_be_read_is_named() {
         ),
         (
             "preset: qnnpak",
-            "preset: unknown preset `qnnpak`, expected one of `onednn`, `x86`, `fbgemm`, `qnnpack`, `tensorrt`",
+            "preset: unknown preset `qnnpak`, expected one of `onednn`, `x86`, `fbgemm`, `qnnpack`, `tensorrt`, \
+             `openvino`",
         ),
         (
             "module_name: {a.b: fast}",
             "module_name: `a.b`: preset: unknown preset `fast`, expected one of `onednn`, `x86`, `fbgemm`, `qnnpack`, \
-             `tensorrt`",
+             `tensorrt`, `openvino`",
         ),
         ("object_type: [Conv]", "object_type: expected a mapping of names"),
         (
@@ -369,8 +370,9 @@ fn qconfig() -> impl Strategy<Value = Option<QConfig>> {
     let dtype = prop_oneof![Just(ActivationDtype::Quint8), Just(ActivationDtype::Qint8)];
     let scheme = prop_oneof![Just(ActivationScheme::PerTensorAffine), Just(ActivationScheme::PerTensorSymmetric)];
     let bound = || prop::option::of(-128i32..=255);
-    let activation = (dtype, scheme, observer, any::<bool>(), bound(), bound()).prop_map(
-        |(dtype, qscheme, (observer, percentile), reduce_range, quant_min, quant_max)| ActivationSpec {
+    let rounding = prop_oneof![Just(Rounding::OnnxRuntime), Just(Rounding::OpenVino), Just(Rounding::OpenVinoStatic)];
+    let activation = (dtype, scheme, observer, any::<bool>(), bound(), bound(), rounding).prop_map(
+        |(dtype, qscheme, (observer, percentile), reduce_range, quant_min, quant_max, rounding)| ActivationSpec {
             dtype,
             qscheme,
             observer,
@@ -378,6 +380,7 @@ fn qconfig() -> impl Strategy<Value = Option<QConfig>> {
             reduce_range,
             quant_min,
             quant_max,
+            rounding,
         },
     );
     let scheme = prop_oneof![Just(WeightScheme::PerTensorSymmetric), Just(WeightScheme::PerChannelSymmetric)];
