@@ -13,7 +13,7 @@ use crate::{
     pareto,
     pipeline::{Certificate, Certified, Finalist, GroupFacts, Ledger, TrialFacts},
     quant::{Preset, QConfigFile, QConfigMapping, Repair},
-    search::{DropInterval, Finish, GroupTime, Key, Trial},
+    search::{Budget, DropInterval, DropKind, Finish, GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
 };
 
@@ -151,7 +151,7 @@ async fn a_certificate_reads_back_as_recorded_and_goes_with_its_job() {
     let pairs = Pairs { lost: 3, won: 1, base: 17, total: 20 };
     let failed = Certified { pairs, bound: Some(0.25), holds: false };
     let held = Certified { pairs: Pairs { lost: 0, ..pairs }, bound: None, holds: true };
-    let finalist = |trial, certified| Finalist { trial, certified };
+    let finalist = |trial, certified| Finalist { trial, certified, observed: None };
     let finalists = vec![finalist(4, Some(failed)), finalist(2, Some(held)), finalist(3, None)];
     let certificate = Certificate { confidence: 0.95, finalists };
     for recorded in [Certificate { finalists: vec![finalist(1, None)], ..certificate.clone() }, certificate.clone()] {
@@ -171,15 +171,46 @@ async fn decibels_may_be_infinite_and_bits_must_agree() {
     let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
     let mut equal = trial(1, 0, None);
     equal.evaluation =
-        Evaluation { score: Score::Decibel { value: f64::INFINITY, total: 4 }, correct: vec![], seconds: 1.0 };
+        Evaluation { score: Score::Number { value: f64::INFINITY, total: 4 }, correct: vec![], seconds: 1.0 };
     store.record_trial(job, 0, Metric::Sqnr, &equal, &facts()).await.unwrap();
     assert_eq!(store.trial(job, &equal.key).await.unwrap(), Some(equal.clone()));
     equal.key = Key([2; 32]);
-    equal.evaluation.score = Score::Decibel { value: f64::NAN, total: 4 };
+    equal.evaluation.score = Score::Number { value: f64::NAN, total: 4 };
     assert!(store.record_trial(job, 1, Metric::Sqnr, &equal, &facts()).await.is_err());
     let mut wrong = trial(3, 5, None);
     wrong.evaluation.correct[0] = false;
     assert!(store.record_trial(job, 1, Metric::Top1, &wrong, &facts()).await.is_err());
+}
+
+#[tokio::test]
+async fn scores_are_numbers_and_their_drops_differences() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
+    let budget = Budget::Drop { max_drop: 0.5, kind: DropKind::Absolute };
+    let scored = |id: u8, value: f64| {
+        let evaluation = Evaluation { score: Score::Number { value, total: 20 }, correct: vec![], seconds: 1.0 };
+        Trial { evaluation, ..trial(id, 0, Some(vec![100 + u64::from(id)])) }
+    };
+    let (fp32, int8) = (scored(1, 27.5), scored(2, 27.125));
+    for (number, trial) in [&fp32, &int8].into_iter().enumerate() {
+        let drop = budget.drop_interval(&fp32.evaluation, &trial.evaluation, 0.95);
+        store.record_trial(job, number, Metric::Score, trial, &TrialFacts { drop, ..facts() }).await.unwrap();
+        assert_eq!(store.trial(job, &trial.key).await.unwrap().as_ref(), Some(trial));
+    }
+    let summaries = store.summaries(job).await.unwrap();
+    let shown = |trial: &TrialSummary| (trial.metric, trial.score, trial.correct, trial.score_drop, trial.complete);
+    assert_eq!(shown(&summaries[0]), (Metric::Score, 27.5, None, Some(0.0), true));
+    assert_eq!(shown(&summaries[1]), (Metric::Score, 27.125, None, Some(0.375), true));
+    assert_eq!(summaries[1].measured(), int8.evaluation.score);
+    let relative: Vec<f64> = sqlx::query_scalar("SELECT relative_drop FROM trial_summary ORDER BY number")
+        .fetch_all(&store.pool)
+        .await
+        .unwrap();
+    assert_eq!(relative, [0.0, 0.375 / 27.5]);
+    assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+    // A metric that counts has a count.
+    assert!(store.record_trial(job, 2, Metric::Top1, &scored(3, 1.0), &facts()).await.is_err());
 }
 
 #[tokio::test]
@@ -325,6 +356,67 @@ async fn a_database_of_the_first_schema_is_brought_up_to_date() {
     let broken: Vec<sqlx::sqlite::SqliteRow> =
         sqlx::query("PRAGMA foreign_key_check").fetch_all(&store.pool).await.unwrap();
     assert!(broken.is_empty());
+}
+
+#[tokio::test]
+async fn jobs_and_trials_are_kept_when_their_tables_are_made_again() {
+    use sqlx::{Connection, SqliteConnection, migrate::Migrator, sqlite::SqliteConnectOptions};
+    const SCORE: i64 = 20261128000002;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("qtuned.db");
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut old = SqliteConnection::connect_with(&options).await.unwrap();
+    let before: Vec<_> = connect::MIGRATIONS.iter().filter(|m| m.version < SCORE).cloned().collect();
+    Migrator::with_migrations(before).run_direct(None, &mut old, false).await.unwrap();
+    let (hash, yaml) = ("a".repeat(64), lock("old", 0.1).to_yaml().unwrap());
+    let rows = [
+        "INSERT INTO jobs (id, uid, name, identity, idempotency_key, lock, metric, model_sha256, model, qtuned_version,
+             state, priority, submitted_ms, owner, lease_until_ms, cancel_ms, progress, finish, chosen, within_budget, error,
+             exit_code, created_ms, started_ms, finished_ms, upload)
+         VALUES (7, 'u', 'old', ?1, 'i', ?2, 'top1', ?1, '{}', '0.1.0', 'succeeded', 3, 4, 'me', 5, 6, '{}', 'exhausted', 1,
+             1, 'e', 0, 1, 2, 3, ?1), (9, 'v', 'gone', ?1, NULL, ?2, 'sqnr', ?1, '{}', '0.1.0', 'running', 0, 4, 'me', 5,
+             NULL, '{}', NULL, NULL, NULL, NULL, NULL, 1, 2, 3, NULL)",
+        "INSERT INTO trials VALUES (5, ?1, '{}', 3, 'top1', 4, 4, 1.0, x'0f', 0.5, 10, 20, 30),
+             (6, substr(?1, 2) || 'b', '{}', 3, 'top1', 3, 4, 0.75, x'07', 0.5, 10, 20, 30)",
+        "INSERT INTO latency_runs VALUES (8, 6, 'cpu', 'k', 1, 1, NULL, 30)",
+        "INSERT INTO latency_samples VALUES (8, 'candidate', 0, 50), (8, 'fp32', 0, 100)",
+        "INSERT INTO job_trials (job_id, number, trial_id, latency_run_id, fp32_groups, fp32_positions, drop_seen, drop_low,
+             drop_high, created_ms)
+         VALUES (7, 0, 5, NULL, '[]', '[]', 0, 0, 0, 1), (7, 1, 6, 8, '[]', '[]', 0.25, 0.25, 0.25, 1)",
+        "INSERT INTO finalists VALUES (7, 0, 1, 0.95, 1, 0, 4, 4, 0.5, 1)",
+        "INSERT INTO events (job_id, time_ms, kind, detail) VALUES (7, 2, 'started', '')",
+        "INSERT INTO log_lines (job_id, time_ms, level, message) VALUES (7, 2, 'WARN', 'x')",
+        "DELETE FROM jobs WHERE id = 9",
+    ];
+    for sql in rows {
+        sqlx::query(sql).bind(&hash).bind(&yaml).execute(&mut old).await.unwrap();
+    }
+    const ALL: [&str; 4] = [
+        "SELECT concat_ws('|', id, uid, name, identity, idempotency_key, lock, metric, model_sha256, model, qtuned_version,
+             state, priority, submitted_ms, owner, lease_until_ms, cancel_ms, progress, finish, chosen, within_budget, error,
+             exit_code, created_ms, started_ms, finished_ms, upload) FROM jobs",
+        "SELECT concat_ws('|', id, key, qconfig, int8_groups, metric, correct, total, score, hex(correct_bits), seconds,
+             weight_bytes, activation_bytes, created_ms) FROM trials",
+        "SELECT concat_ws('|', job_id, number, key, metric, score, correct, total, complete, score_drop, relative_drop,
+             drop_low, drop_high, median_ns, speed_up, on_front, chosen) FROM trial_summary",
+        "SELECT concat_ws('|', name, sql) FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name",
+    ];
+    let mut kept: Vec<Vec<String>> = Vec::new();
+    for sql in ALL {
+        kept.push(sqlx::query_scalar(sql).fetch_all(&mut old).await.unwrap());
+    }
+    assert_eq!(kept.iter().map(Vec::len).collect::<Vec<_>>()[..3], [1, 2, 2]);
+    old.close().await.unwrap();
+
+    let store = Store::open(&path, clock()).await.unwrap();
+    for (sql, kept) in ALL.into_iter().zip(&kept) {
+        let now: Vec<String> = sqlx::query_scalar(sql).fetch_all(&store.pool).await.unwrap();
+        assert_eq!(now, *kept);
+    }
+    assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+    assert_eq!(store.certificate(JobId(7)).await.unwrap().unwrap().holds(), Some(1));
+    // The number of a job that was removed is not given again.
+    assert_eq!(store.begin_job(&lock("new", 0.1), "me").await.unwrap().id.0, 10);
 }
 
 #[tokio::test]
