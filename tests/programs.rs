@@ -262,13 +262,22 @@ fn cancelling_a_job_ends_its_program_and_what_that_started() {
 fn a_server_runs_the_programs_that_it_registers_and_no_other() {
     let bench = Bench::new();
     let program = bench.path().join("bytes.sh");
-    fs::write(&program, "#!/bin/sh\n[ \"$1\" = latency ] && awk \"BEGIN {print $(wc -c < \"$2\") / 1000}\"\n").unwrap();
+    // For a metric it gets the samples, too.
+    let lines = [
+        "#!/bin/sh",
+        "bytes=$(wc -c < \"$2\")",
+        "case $1 in",
+        "  latency) awk \"BEGIN {print $bytes / 1000}\";;",
+        "  metric) ls \"$3/labels.npy\" && awk \"BEGIN {print 2 - 1000 / $bytes}\";;",
+        "esac",
+    ];
+    fs::write(&program, lines.join("\n")).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let (_serve, address) = bench.serve_http(&["--threads", "2", "--allow-target", "bytes=bytes.sh"]);
     let url = format!("http://{address}");
-    let submit = |set: &str| {
+    let submit = |sets: &[&str]| {
         let mut args = vec!["submit", JOB, "--server", &url];
-        [&SMALL[..], &[set]].concat().into_iter().for_each(|set| args.extend(["--set", set]));
+        [&SMALL[..], sets].concat().into_iter().for_each(|set| args.extend(["--set", set]));
         bench.qtuned(&args)
     };
     let own = latency("touch was-here; echo 1");
@@ -278,11 +287,11 @@ fn a_server_runs_the_programs_that_it_registers_and_no_other() {
         ("measure.programs.folder=/", "measure.programs.folder"),
         ("measure.latency.target=phone", "measure.latency.target"),
     ] {
-        let done = submit(set);
+        let done = submit(&[set]);
         assert!(done.code != 0 && done.stderr.contains(field), "{set}: {}", done.stderr);
     }
     assert_eq!(bench.json(&["jobs"]), serde_json::json!([]));
-    let done = submit("measure.latency.target=bytes");
+    let done = submit(&["measure.latency.target=bytes"]);
     assert_eq!(done.code, 0, "{}", done.stderr);
     let shown = bench.wait("1", |job| job["state"] == "succeeded" || job["state"] == "failed");
     assert_eq!(shown["error"], Value::Null);
@@ -294,5 +303,12 @@ fn a_server_runs_the_programs_that_it_registers_and_no_other() {
     let done = bench.qtuned(&["retry", "2", "--server", &url]);
     assert!(done.code != 0 && done.stderr.contains("measure.latency.command"), "{}", done.stderr);
     assert_eq!(bench.qtuned(&["retry", "2"]).code, 0);
+    // The number that a registered program prints.
+    let done = submit(&["measure.metric.target=bytes", "budget={metric: score, max_drop: 1}"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let shown = bench.wait("3", |job| job["state"] == "succeeded" || job["state"] == "failed");
+    assert_eq!((&shown["error"], &shown["metric"]), (&Value::Null, &"score".into()));
+    let from_afar = bench.json(&["trials", "3", "--server", &url]);
+    assert!(from_afar == bench.json(&["trials", "3"]) && from_afar[1]["score_drop"].as_f64().unwrap() > 0.0);
     assert!(!bench.path().join("was-here").exists());
 }
