@@ -12,7 +12,7 @@ pub use accuracy::{Enough, EvaluateError, Samples, evaluate, largest, outputs};
 pub use latency::{
     GATE_IS_HELD, Gate, LatencyError, Protocol, fingerprint, latencies, latency, step_times, throughput,
 };
-pub use program::{Call, Files, Measures, Program, ProgramError, Programs, decibel, latency_ns, outcomes};
+pub use program::{Call, Files, Measures, Program, ProgramError, Programs, decibel, latency_ns, number, outcomes};
 
 /// What is measured on the search split.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +27,18 @@ pub enum Metric {
     Agreement,
     /// SQNR of the network's output against fp32, in dB; needs no labels.
     Sqnr,
+    /// A number that a program of the user's prints, such as mAP, mIoU, F1 or BLEU; larger is better.
+    Score,
+}
+
+/// A number without a unit as people read it: four decimals, or a power of ten where these would say little.
+pub fn plain(value: f64) -> String {
+    // -0 is 0.
+    match value.abs() {
+        0.0 => "0.0000".to_owned(),
+        1e-4..1e6 => format!("{value:.4}"),
+        _ => format!("{value:.3e}"),
+    }
 }
 
 /// The value of a metric.
@@ -39,9 +51,9 @@ pub enum Score {
         /// Samples seen.
         total: u64,
     },
-    /// A ratio in dB; +inf when the outputs are equal.
-    Decibel {
-        /// The ratio.
+    /// One number for all samples: a ratio in dB, +inf when the outputs are equal; or what a program of the user's says.
+    Number {
+        /// The number.
         value: f64,
         /// Samples seen.
         total: u64,
@@ -97,23 +109,23 @@ pub struct Quartiles {
 }
 
 impl Score {
-    /// The value on one axis: a fraction, or dB. Larger is better.
+    /// The value on one axis: a fraction, dB, or the number as it is. Larger is better.
     pub fn value(&self) -> f64 {
         match *self {
             Score::Count { correct, total } => correct as f64 / total.max(1) as f64,
-            Score::Decibel { value, .. } => value,
+            Score::Number { value, .. } => value,
         }
     }
 
     /// Samples seen.
     pub fn total(&self) -> u64 {
         match *self {
-            Score::Count { total, .. } | Score::Decibel { total, .. } => total,
+            Score::Count { total, .. } | Score::Number { total, .. } => total,
         }
     }
 
     /// Where the share lies in the population that the samples were drawn from, with this confidence: Wilson's score
-    /// interval (Wilson 1927). `None` for a ratio, without samples, and for a confidence that is none.
+    /// interval (Wilson 1927). `None` for a number, without samples, and for a confidence that is none.
     pub fn interval(&self, confidence: f64) -> Option<(f64, f64)> {
         let Score::Count { correct, total } = *self else { return None };
         if total == 0 || !(0.0..1.0).contains(&confidence) {
@@ -179,7 +191,7 @@ impl Latency {
 
 #[cfg(test)]
 mod tests {
-    use super::{Score, median_interval};
+    use super::{Score, median_interval, plain};
 
     #[test]
     fn the_interval_of_a_median_lies_between_order_statistics() {
@@ -190,6 +202,12 @@ mod tests {
         assert_eq!(median_interval(&to(100)), Some((40, 61)));
         assert_eq!((median_interval(&to(5)), median_interval(&[7])), (Some((1, 5)), Some((7, 7))));
         assert_eq!(median_interval(&[]), None);
+    }
+
+    #[test]
+    fn numbers_without_a_unit_have_four_decimals() {
+        let shown = [0.7634, -0.0, -0.00312, 27.5, 3.2e-7, 1_234_567.0].map(plain);
+        assert_eq!(shown, ["0.7634", "0.0000", "-0.0031", "27.5000", "3.200e-7", "1.235e6"]);
     }
 
     #[test]
@@ -205,6 +223,6 @@ mod tests {
         close(Score::Count { correct: 29, total: 29 }, 0.95, 0.8830, 1.0);
         assert_eq!(Score::Count { correct: 0, total: 0 }.interval(0.95), None);
         assert_eq!(Score::Count { correct: 1, total: 2 }.interval(f64::NAN), None);
-        assert_eq!(Score::Decibel { value: 20.0, total: 5 }.interval(0.95), None);
+        assert_eq!(Score::Number { value: 20.0, total: 5 }.interval(0.95), None);
     }
 }

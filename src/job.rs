@@ -130,13 +130,17 @@ impl ModelSpec {
 /// `budget:` of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend(
+    "if" = {"properties": {"metric": {"const": "score"}, "drop": {"const": "absolute"}}, "required": ["metric"]},
+    "else" = {"properties": {"max_drop": {"exclusiveMaximum": 1}}}
+))]
 pub struct BudgetSpec {
     /// What is measured.
     #[serde(default)]
     pub metric: Metric,
-    /// Largest drop from fp32, a fraction; for metrics that count.
+    /// Largest drop from fp32: a fraction, or for the metric `score` in its own unit; for all metrics but `sqnr`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
+    #[schemars(extend("minimum" = 0))]
     pub max_drop: Option<f64>,
     /// What the drop is a fraction of.
     #[serde(default)]
@@ -206,7 +210,8 @@ pub struct MeasureSpec {
 #[serde(deny_unknown_fields, default)]
 pub struct MetricSpec {
     /// A program and its arguments, which measures the metric in place of the engine: it gets the exported network for
-    /// `{model}` and a folder of samples for `{data}`.
+    /// `{model}` and a folder of samples for `{data}`, and prints which samples are right, or for the metrics `score` and
+    /// `sqnr` a number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
     /// The same of a program that is registered where the job is run.
@@ -349,7 +354,7 @@ impl BudgetSpec {
     pub fn budget(&self) -> Budget {
         match self.metric {
             Metric::Sqnr => Budget::MinDb(self.min_db.unwrap_or(f64::INFINITY)),
-            Metric::Top1 | Metric::Top5 | Metric::Agreement => {
+            Metric::Top1 | Metric::Top5 | Metric::Agreement | Metric::Score => {
                 Budget::Drop { max_drop: self.max_drop.unwrap_or(0.0), kind: self.drop }
             }
         }

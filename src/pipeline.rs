@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use analyze::{Subject, analyze, analyze_job};
 pub use bench::SplitSamples;
-pub use certify::{Certificate, Certified, Finalist};
+pub use certify::{Certificate, Certified, Finalist, Observed};
 pub use facts::{macs, model_facts, parameters};
 pub use form::{FormError, check_form};
 pub use guess::{Guess, Guesses, TRIED, guess};

@@ -60,10 +60,10 @@ pub struct JobReport {
 /// The budget of a job, and what it means for its scores.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct BudgetReport {
-    /// What is measured: `top1`, `top5`, `agreement` or `sqnr`.
+    /// What is measured: `top1`, `top5`, `agreement`, `sqnr` or `score`.
     #[schema(value_type = String)]
     pub metric: Metric,
-    /// Largest drop from fp32, a fraction; `null` for the metric sqnr.
+    /// Largest drop from fp32, a fraction, or in the unit of the metric score; `null` for the metric sqnr.
     pub max_drop: Option<f64>,
     /// What the drop is a fraction of: `absolute` of all samples, `relative` of fp32's score.
     #[schema(value_type = String)]
@@ -82,7 +82,8 @@ pub struct TrialReport {
     /// The trial.
     #[serde(flatten)]
     pub summary: TrialSummary,
-    /// Where its score lies in the population, at the budget's confidence; `None` for the metric sqnr.
+    /// Where its score lies in the population, at the budget's confidence; `None` for the metrics sqnr and
+    /// score.
     pub interval: Option<[f64; 2]>,
     /// Whether its score is within the budget.
     pub within_budget: bool,

@@ -80,6 +80,10 @@ const RAISED: &[(&str, Raise)] = &[
         first.write(b.path().join("m.onnx"));
         b.run(&["budget.drop=relative", "budget.metric=top1"])
     }),
+    ("PipelineError::BaselineScore", |b| {
+        let program = "measure.metric.command=[sh, -c, 'echo -0.5', sh, '{model}']";
+        b.run(&["budget={metric: score, max_drop: 0.1, drop: relative}", program])
+    }),
     ("DatasetError::Read", |b| {
         fs::remove_file(b.path().join("labels.csv")).unwrap();
         b.refused(&["validate", "job.yaml"])

@@ -79,6 +79,9 @@ fn what_the_schema_allows_of_a_field_is_what_is_read() {
         ("sensitivity", "{rank_by: local, samples: 1}", true),
         ("sensitivity", "{samples: 0}", false),
         ("budget", "{max_drop: 1}", false),
+        ("budget", "{max_drop: -1}", false),
+        ("budget", "{metric: score, max_drop: -1}", false),
+        ("budget", "{metric: score, max_drop: 1, drop: relative}", false),
         ("budget", "{confidence: 0.5}", false),
         ("budget", "{metric: top3}", false),
         ("budget", "{max_dorp: 0}", false),
@@ -104,5 +107,19 @@ fn what_the_schema_allows_of_a_field_is_what_is_read() {
         let text = with(section, more);
         assert_eq!(job::parse(&text, &[]).is_ok(), good, "read: {text}");
         assert_eq!(validator.is_valid(&json(&text)), good, "schema: {text}");
+    }
+    // A score has a unit of its own, and is measured by a program.
+    let program = "{metric: {command: [score, '{model}']}}";
+    for (budget, good) in [
+        ("{metric: score, max_drop: 2.5}", true),
+        ("{metric: score, max_drop: 2.5, drop: absolute}", true),
+        ("{metric: score, max_drop: 2.5, drop: relative}", false),
+        ("{metric: top1, max_drop: 2.5}", false),
+    ] {
+        let mut job = json(JOB);
+        (job["budget"], job["measure"]) = (json(budget), json(program));
+        let text = job.to_string();
+        assert_eq!(job::parse(&text, &[]).is_ok(), good, "read: {text}");
+        assert_eq!(validator.is_valid(&job), good, "schema: {text}");
     }
 }

@@ -2,7 +2,10 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle, presets};
 
-use crate::{evaluate::Metric, quant::Repair};
+use crate::{
+    evaluate::{Metric, plain},
+    quant::Repair,
+};
 
 /// A line below the headings and nothing else.
 const UNDERLINED: TableStyle = presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
@@ -29,12 +32,18 @@ pub(super) fn or_none<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> St
     value.map_or_else(|| NONE.to_owned(), show)
 }
 
-/// A score: a share in percent, or dB.
+/// A score: a share in percent, dB, or the number that a program prints.
 pub(super) fn score(metric: Metric, value: f64) -> String {
     match metric {
         Metric::Sqnr => decibel(value),
+        Metric::Score => plain(value),
         Metric::Top1 | Metric::Top5 | Metric::Agreement => format!("{:.2} %", value * 100.0),
     }
+}
+
+/// A drop of a score: in points, or in the unit of a number.
+pub(super) fn drop(metric: Metric, drop: f64) -> String {
+    if metric.counts() { points(drop) } else { plain(drop) }
 }
 
 /// A drop in points: hundredths of all samples.
@@ -135,6 +144,7 @@ mod tests {
     fn numbers_have_units() {
         assert_eq!(score(Metric::Top1, 0.91625), "91.62 %");
         assert_eq!(score(Metric::Sqnr, f64::INFINITY), "∞ dB");
+        assert_eq!((score(Metric::Score, 0.7634), drop(Metric::Score, -0.0)), ("0.7634".into(), "0.0000".into()));
         assert_eq!(
             (points(0.0), points(-0.0), points(-0.0123)),
             ("0.00 pt".into(), "0.00 pt".into(), "-1.23 pt".into())

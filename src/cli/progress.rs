@@ -119,7 +119,7 @@ impl Progress for Terminal {
         let score = format::score(self.metric, trial.evaluation.score.value());
         self.line(&match (latency, facts.drop) {
             (None, Some(drop)) if drop.low < drop.high => {
-                let (seen, low) = (trial.evaluation.score.total(), format::points(drop.low));
+                let (seen, low) = (trial.evaluation.score.total(), format::drop(self.metric, drop.low));
                 format!("trial {number}: {fp32}, surely outside after {seen} samples: drop at least {low}")
             }
             _ => format!("trial {number}: {fp32}, score {score}, median {median}, speed-up {speed_up}"),

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     cancel::Cancel,
-    pipeline::{Certificate, Certified, Progress},
+    evaluate::plain,
+    pipeline::{Certificate, Certified, Finalist, Progress},
     report::FinalistReport,
     runner::{self, Exit, JobLines, Processes, Run},
     store::{JobRow, JobState, Store, SystemClock, TrialSummary},
@@ -116,10 +117,16 @@ pub(super) fn ending(job: &JobRow, summaries: &[TrialSummary]) -> String {
 
 /// What the certify split says, a line for each finalist that was tried.
 fn certified(certificate: &Certificate) -> String {
-    let tried = certificate.finalists.iter().filter_map(|finalist| Some((finalist.trial, finalist.certified?)));
-    let line = |(trial, Certified { pairs, bound, holds }): (usize, Certified)| {
+    let line = |&Finalist { trial, certified, observed }: &Finalist| {
+        if let Some(observed) = observed {
+            let [fp32, score, drop] = [observed.fp32, observed.score, observed.drop()].map(plain);
+            return Some(format!(
+                "trial {trial} on the certify split: score {score}, fp32 {fp32}, drop {drop}; of one number no bound follows\n"
+            ));
+        }
+        let Certified { pairs, bound, holds } = certified?;
         let bound = format::or_none(bound, format::points);
-        format!(
+        Some(format!(
             "trial {trial} is {}certified: at {} % confidence its drop in the population is at most {bound} ({} samples: \
              {} lost, {} won)\n",
             if holds { "" } else { "NOT " },
@@ -127,9 +134,9 @@ fn certified(certificate: &Certificate) -> String {
             pairs.total,
             pairs.lost,
             pairs.won,
-        )
+        ))
     };
-    tried.map(line).collect()
+    certificate.finalists.iter().filter_map(line).collect()
 }
 
 fn choice(chosen: &TrialSummary) -> String {
@@ -143,7 +150,7 @@ fn choice(chosen: &TrialSummary) -> String {
         None => "without a latency".to_owned(),
     };
     let (number, size) = (chosen.number, format::bytes(chosen.weight_bytes));
-    let drop = format::or_none(chosen.score_drop, format::points);
+    let drop = format::or_none(chosen.score_drop, |drop| format::drop(chosen.metric, drop));
     let repaired = format::repaired(&chosen.repairs);
     format!("trial {number} is chosen: {fp32}{repaired}\n{speed}, {size} of weights, drop {drop}\n")
 }

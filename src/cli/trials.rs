@@ -53,14 +53,15 @@ pub(super) fn table(trials: &[TrialSummary]) -> String {
     // A column of its own only where there is something to say.
     let repaired = trials.iter().any(|trial| !trial.repairs.is_empty());
     let row = |trial: &TrialSummary| {
+        let drop = |drop| format::drop(trial.metric, drop);
         let mut row = vec![
             trial.number.to_string(),
             if trial.int8_groups == 0 { "all".to_owned() } else { trial.fp32_groups.len().to_string() },
             format::score(trial.metric, trial.score),
             // A trial that was stopped lost this at least.
             match trial.complete {
-                true => format::or_none(trial.score_drop, format::points),
-                false => format::or_none(trial.drop_low, |drop| format!("≥ {}", format::points(drop))),
+                true => format::or_none(trial.score_drop, drop),
+                false => format::or_none(trial.drop_low, |low| format!("≥ {}", drop(low))),
             },
             format::or_none(trial.median_ns, format::milliseconds),
             format::or_none(trial.q1_ns.zip(trial.q3_ns), |(q1, q3)| format!("{:.3}..{:.3}", q1 / 1e6, q3 / 1e6)),
@@ -80,4 +81,27 @@ pub(super) fn table(trials: &[TrialSummary]) -> String {
         headings.insert(2, ">repairs");
     }
     format::table(&headings, trials.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn scores_and_their_drops_are_plain_numbers() {
+        let trial = |number: usize, score: f64, chosen: bool| -> TrialSummary {
+            let fp32: &[&str] = if number == 1 { &[] } else { &["a"] };
+            serde_json::from_value(json!({
+                "number": number, "key": "", "metric": "score", "score": score, "correct": null, "total": 100,
+                "complete": true, "score_drop": 0.7634 - score, "drop_low": null, "drop_high": null, "q1_ns": 1.5e6,
+                "median_ns": 2e6, "q3_ns": 2.5e6, "fp32_median_ns": 4e6, "speed_up": 2.0, "weight_bytes": 42_000,
+                "activation_bytes": 0, "int8_groups": number.min(1), "fp32_groups": fp32, "on_front": chosen,
+                "chosen": chosen, "fingerprint": null,
+            }))
+            .unwrap()
+        };
+        insta::assert_snapshot!(table(&[trial(0, 0.7634, false), trial(1, 0.71, false), trial(2, 0.76005, true)]));
+    }
 }

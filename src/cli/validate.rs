@@ -51,11 +51,13 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<()> {
     }
     let budget = match spec.budget.budget() {
         Budget::Drop { max_drop, kind } => {
-            let of = match kind {
-                DropKind::Absolute => "of all samples",
-                DropKind::Relative => "of the samples that fp32 gets right",
+            let most = match (kind, spec.budget.metric.counts()) {
+                (DropKind::Absolute, true) => format!("{} % of all samples", max_drop * 100.0),
+                (DropKind::Relative, true) => format!("{} % of the samples that fp32 gets right", max_drop * 100.0),
+                (DropKind::Absolute, false) => format!("{max_drop}"),
+                (DropKind::Relative, false) => format!("{} % of fp32's", max_drop * 100.0),
             };
-            format!("{} may drop by {} % {of}", name(&spec.budget.metric), max_drop * 100.0)
+            format!("{} may drop by {most}", name(&spec.budget.metric))
         }
         Budget::MinDb(least) => format!("the output's SQNR must be at least {least} dB"),
     };

@@ -54,6 +54,9 @@ pub enum EvaluateError {
         /// Elements of the first output.
         outputs: usize,
     },
+    /// The metric is a number that a program prints.
+    #[error("the metric score is measured by a program, and none is named")]
+    Score,
     /// The work was asked to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -103,9 +106,17 @@ impl Metric {
             Metric::Top1 => (label as usize, 1),
             Metric::Top5 => (label as usize, 5),
             Metric::Agreement => (largest(fp32)?, 1),
-            Metric::Sqnr => return None,
+            Metric::Sqnr | Metric::Score => return None,
         };
         (class < y.len()).then(|| answer(y, class, k))
+    }
+
+    /// Whether the metric is a share of samples.
+    pub fn counts(self) -> bool {
+        match self {
+            Metric::Top1 | Metric::Top5 | Metric::Agreement => true,
+            Metric::Sqnr | Metric::Score => false,
+        }
     }
 
     /// Whether the metric compares with the outputs of the fp32 network.
@@ -158,6 +169,9 @@ pub fn evaluate(
         None if metric.compares() => panic!("this metric compares with fp32"),
         None => &[],
     };
+    if metric == Metric::Score {
+        return Err(EvaluateError::Score);
+    }
     if metric == Metric::Sqnr {
         let measure = |index: usize| -> Result<Energies, EvaluateError> {
             let (y, _) = output(plan, samples, index, cancel)?;
@@ -167,7 +181,7 @@ pub fn evaluate(
         let measured: Vec<_> = (0..samples.len()).into_par_iter().map(measure).collect::<Result<_, _>>()?;
         let mut pooled = Energies::default();
         measured.iter().for_each(|energies| pooled.pool(*energies));
-        let score = Score::Decibel { value: pooled.sqnr(), total: measured.len() as u64 };
+        let score = Score::Number { value: pooled.sqnr(), total: measured.len() as u64 };
         return Ok((Evaluation { score, correct: Vec::new(), seconds: start.elapsed().as_secs_f64() }, Vec::new()));
     }
     let measure = |index: usize| -> Result<(bool, f32), EvaluateError> {

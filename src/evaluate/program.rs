@@ -43,7 +43,7 @@ pub enum Call {
 pub enum Measures {
     /// The latency of a network: [`latency_ns`].
     Latency,
-    /// The metric of a network: [`outcomes`] or [`decibel`].
+    /// The metric of a network: [`outcomes`], [`decibel`] or [`number`].
     Metric,
 }
 
@@ -241,7 +241,8 @@ pub fn outcomes(said: &str, samples: usize) -> Result<Vec<bool>, String> {
     let expected = || format!("expected {{\"correct\": [..]}} with true or false for each of {samples} samples");
     let value = parse(said).ok_or_else(|| format!("{}, found {}", expected(), shown(said)))?;
     let Some(entries) = value.get("correct").and_then(Value::as_array) else {
-        return Err(format!("{}, found {}", expected(), shown(said)));
+        let hint = if score(said).is_some() { "; `metric: score` is for a program that prints one number" } else { "" };
+        return Err(format!("{}, found {}{hint}", expected(), shown(said)));
     };
     if entries.len() != samples {
         return Err(format!("{}, found {}", expected(), entries.len()));
@@ -266,16 +267,29 @@ pub fn outcomes(said: &str, samples: usize) -> Result<Vec<bool>, String> {
     }
 }
 
+/// A finite number of what a program wrote: a number, or an object whose `score` is one.
+///
+/// # Errors
+/// What was expected and what was found.
+pub fn number(said: &str) -> Result<f64, String> {
+    // JSON has finite numbers alone.
+    score(said).ok_or_else(|| format!("expected a finite number, or {{\"score\": a number}}, found {}", shown(said)))
+}
+
 /// A ratio in dB of what a program wrote: a number, `inf`, or an object whose `score` is a number.
 ///
 /// # Errors
 /// What was expected and what was found.
 pub fn decibel(said: &str) -> Result<f64, String> {
-    let number = parse(said).and_then(|value| value.get("score").unwrap_or(&value).as_f64());
     let infinite = || last_line(said).parse::<f64>().ok().filter(|db| *db == f64::INFINITY);
-    number
+    score(said)
         .or_else(infinite)
         .ok_or_else(|| format!("expected a number of dB, or {{\"score\": a number of dB}}, found {}", shown(said)))
+}
+
+/// A number, or the `score` of an object.
+fn score(said: &str) -> Option<f64> {
+    parse(said).and_then(|value| value.get("score").unwrap_or(&value).as_f64())
 }
 
 /// All of it, or else its last line, as JSON.
@@ -323,8 +337,10 @@ mod tests {
         assert_eq!(outcomes("{\"correct\": [true, 0, 1]}", 3), Ok(vec![true, false, true]));
         assert!(outcomes("{\"correct\": [1, 0], \"score\": 0.5}", 2).is_ok());
         for (wrong, says) in [
-            ("0.93", "found `0.93`"),
-            ("{\"score\": 0.9}", "with true or false for each of 2 samples"),
+            ("0.93", "found `0.93`; `metric: score` is for a program that prints one number"),
+            ("{\"score\": 0.9}", "with true or false for each of 2 samples, found `{"),
+            ("{\"score\": 0.9}", "`; `metric: score` is for"),
+            ("nothing", "found `nothing`"),
             ("{\"correct\": [1]}", "found 1"),
             ("{\"correct\": [1, 2]}", "found `2` at 1"),
             ("{\"correct\": [1, 0], \"score\": 0.9}", "its score is `0.9`, and 1 of 2 are correct"),
@@ -340,6 +356,19 @@ mod tests {
         assert_eq!(decibel("note\ninf"), Ok(f64::INFINITY));
         assert_eq!(decibel("{\"score\": 12}"), Ok(12.0));
         assert!(decibel("nan").is_err() && decibel("{\"correct\": [1]}").is_err());
+    }
+
+    #[test]
+    fn scores_are_finite_numbers() {
+        assert_eq!(number("0.7634"), Ok(0.7634));
+        assert_eq!(number("evaluating\n-3\n"), Ok(-3.0));
+        assert_eq!(number("{\"score\": 27.5, \"signature\": \"x\"}"), Ok(27.5));
+        for wrong in
+            ["", "nan", "NaN", "inf", "1e999", "mAP: 0.7", "[0.7]", "{\"correct\": [true]}", "{\"score\": null}"]
+        {
+            let problem = number(wrong).unwrap_err();
+            assert!(problem.starts_with("expected a finite number, or {\"score\": a number}, found "), "{problem}");
+        }
     }
 
     #[test]

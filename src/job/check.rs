@@ -3,8 +3,9 @@
 use super::{JobSpec, MeasureSpec};
 use crate::{
     dataset::{Preprocess, SplitSpec},
-    evaluate::Metric,
+    evaluate::{Measures, Metric},
     onnx::SampleShapes,
+    search::DropKind,
 };
 
 /// Longest name: a folder is called so.
@@ -161,12 +162,21 @@ fn budget(spec: &JobSpec) -> Result<(), Wrong> {
         }
         (Metric::Sqnr, None, Some(_)) => Ok(()),
         (_, _, Some(_)) => wrong(least, "min_db is for the metric sqnr; the budget of this metric is max_drop"),
+        (Metric::Score, None, None) => wrong(drop, "expected the largest drop, in the unit of the score; found none"),
         (_, None, None) => wrong(drop, "expected the largest drop, a fraction: 0.01 is one point; found none"),
+        (Metric::Score, Some(max), None) if budget.drop == DropKind::Absolute => match max.is_finite() && max >= 0.0 {
+            true => Ok(()),
+            false => wrong(drop, format!("expected a finite number from 0, in the unit of the score, found {max}")),
+        },
         (_, Some(max), None) if !(0.0..1.0).contains(&max) => {
             wrong(drop, format!("expected a fraction from 0 to below 1 (0.01 is one point), found {max}"))
         }
         _ => Ok(()),
     }?;
+    if budget.metric == Metric::Score && spec.measure.program(Measures::Metric).is_none() {
+        let problem = "the metric score is a number that a program prints; measure.metric.command or target names it";
+        wrong(&["budget", "metric"], problem)?;
+    }
     if !(budget.confidence > 0.5 && budget.confidence < 1.0) {
         let problem = format!("expected a fraction above 0.5 and below 1, found {}", budget.confidence);
         wrong(&["budget", "confidence"], problem)?;

@@ -23,7 +23,8 @@ mod tests {
     fn properties(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
         match schema {
             Value::Object(entries) => {
-                for (key, value) in entries {
+                // Conditions speak of fields that are described elsewhere.
+                for (key, value) in entries.iter().filter(|(key, _)| !["if", "else"].contains(&key.as_str())) {
                     if let ("properties", Value::Object(fields)) = (key.as_str(), value) {
                         fields.iter().for_each(|(name, field)| visit(&format!("{path}.{name}"), field));
                     }

@@ -177,7 +177,7 @@ impl Bench<'_> {
                 None => self.latency(&converted.plan, protocol)?,
             };
         }
-        let drop = DropInterval::of(baseline.unwrap_or(&trial.evaluation), &trial.evaluation, confidence);
+        let drop = budget.drop_interval(baseline.unwrap_or(&trial.evaluation), &trial.evaluation, confidence);
         let facts = self.facts(number, &trial, drop, &converted);
         ledger.record_trial(number, &trial, &facts)?;
         self.progress.trial(number, &trial, &facts);
@@ -211,11 +211,11 @@ impl Bench<'_> {
         let Some(taken) = evaluate::latencies(&plans, &fp32, &x, self.kernels, protocol, self.cancel)? else {
             return Ok(());
         };
-        let (baseline, confidence) = (trials[0].evaluation.clone(), self.opened.spec.budget.confidence);
+        let (baseline, spec) = (trials[0].evaluation.clone(), &self.opened.spec.budget);
         for ((&number, latency), network) in rivals.iter().zip(taken).zip(&networks) {
             let trial = &mut trials[number];
             trial.latency = Some(latency);
-            let drop = DropInterval::of(&baseline, &trial.evaluation, confidence);
+            let drop = spec.budget().drop_interval(&baseline, &trial.evaluation, spec.confidence);
             ledger.record_trial(number, trial, &self.facts(number, trial, drop, network))?;
         }
         Ok(())
@@ -404,13 +404,16 @@ fn back(trials: &[Trial], Candidate { repairs, fp32 }: &Candidate) -> Option<Gro
 /// Least share of samples that fp32 must get right for a drop relative to it.
 const LEAST_BASELINE: f64 = 0.01;
 
-/// A drop relative to a score near 0 is noise over noise.
+/// A drop relative to a score near 0 is noise over noise, and to one below 0 nothing.
 fn check_baseline(budget: &Budget, fp32: &Score) -> Result<(), PipelineError> {
     match (budget, *fp32) {
         (Budget::Drop { kind: DropKind::Relative, .. }, Score::Count { correct, total })
             if (correct as f64) < LEAST_BASELINE * total as f64 || correct == 0 =>
         {
             Err(PipelineError::Baseline { correct, total })
+        }
+        (Budget::Drop { kind: DropKind::Relative, .. }, Score::Number { value, .. }) if value <= 0.0 => {
+            Err(PipelineError::BaselineScore(value))
         }
         _ => Ok(()),
     }

@@ -133,21 +133,21 @@ impl Bench<'_> {
         let data = self.handed.data(samples.part, |folder| self.write_data(samples, fp32, folder))?;
         let files = Files { model: &model, data: Some(&data) };
         let total = samples.len() as u64;
-        let (score, correct) = match self.opened.spec.budget.metric {
-            Metric::Sqnr => {
-                let measured =
-                    program.measure(self.programs, Measures::Metric, files, self.cancel, evaluate::decibel)?;
-                (Score::Decibel { value: measured, total }, Vec::new())
-            }
+        let read = |said: &str| match self.opened.spec.budget.metric {
+            Metric::Sqnr => Ok((Score::Number { value: evaluate::decibel(said)?, total }, Vec::new())),
+            Metric::Score => Ok((Score::Number { value: evaluate::number(said)?, total }, Vec::new())),
             Metric::Top1 | Metric::Top5 | Metric::Agreement => {
-                let read = |said: &str| evaluate::outcomes(said, samples.len());
-                let correct = program.measure(self.programs, Measures::Metric, files, self.cancel, read)?;
+                let correct = evaluate::outcomes(said, samples.len())?;
                 let right = correct.iter().filter(|right| **right).count() as u64;
-                (Score::Count { correct: right, total }, correct)
+                Ok((Score::Count { correct: right, total }, correct))
             }
         };
-        let counts = matches!(score, Score::Count { .. });
-        self.progress.advance(total, counts.then(|| correct.iter().filter(|right| **right).count() as u64));
+        let (score, correct) = program.measure(self.programs, Measures::Metric, files, self.cancel, read)?;
+        let right = match score {
+            Score::Count { correct, .. } => Some(correct),
+            Score::Number { .. } => None,
+        };
+        self.progress.advance(total, right);
         Ok(Evaluation { score, correct, seconds: start.elapsed().as_secs_f64() })
     }
 

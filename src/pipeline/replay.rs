@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(differing(&recorded, &counted(&[false, true, true])), 2);
         assert_eq!(differing(&recorded, &counted(&[true])), 1);
         let decibel = |value| {
-            let score = Score::Decibel { value, total: 3 };
+            let score = Score::Number { value, total: 3 };
             Evaluation { score, correct: vec![], seconds: 1.0 }
         };
         assert_eq!((differing(&decibel(1.5), &decibel(1.5)), differing(&decibel(1.5), &decibel(1.25))), (0, 1));

@@ -54,6 +54,9 @@ impl Opened {
     /// is at least the absolute one, and needs at least as many samples.
     pub fn resolution(&self) -> Option<Resolution> {
         let Budget::Drop { max_drop, .. } = self.spec.budget.budget() else { return None };
+        if !self.spec.budget.metric.counts() {
+            return None;
+        }
         let confidence = self.spec.budget.confidence;
         let part = if self.dataset.len(Part::Certify) > 0 { Part::Certify } else { Part::Search };
         let samples = self.dataset.len(part) as u64;

@@ -113,6 +113,9 @@ pub enum PipelineError {
         /// Samples of the search split.
         total: u64,
     },
+    /// No drop can be relative to the score of fp32.
+    #[error("budget.drop: relative to fp32, whose score is {0}, and not above 0; use `absolute`")]
+    BaselineScore(f64),
     /// The budget is finer than the samples can tell.
     #[error("budget.max_drop: {0}")]
     Unresolvable(Resolution),

@@ -22,12 +22,16 @@ pub struct FinalistReport {
     pub lost: Option<u64>,
     /// Samples that it gets right and fp32 wrong.
     pub won: Option<u64>,
-    /// Its drop on the certify split, a fraction of all samples.
+    /// Its drop on the certify split, a fraction of all samples, or of the metric score what it is below fp32's.
     pub drop: Option<f64>,
     /// Upper bound on its drop in the population, as the budget counts drops; `null` also where fp32 may never be right.
     pub bound: Option<f64>,
     /// Whether the bound is within the budget.
     pub holds: Option<bool>,
+    /// Score of fp32 on the certify split, for the metric score, of which no bound follows.
+    pub fp32_score: Option<f64>,
+    /// Its own score there.
+    pub score: Option<f64>,
 }
 
 /// How well the ranking of the groups predicted what they win.
@@ -47,15 +51,17 @@ impl FinalistReport {
     }
 
     fn new(finalist: &Finalist) -> FinalistReport {
-        let certified = finalist.certified;
+        let Finalist { certified, observed, .. } = finalist;
         FinalistReport {
             trial: finalist.trial,
             total: certified.map(|c| c.pairs.total),
             lost: certified.map(|c| c.pairs.lost),
             won: certified.map(|c| c.pairs.won),
-            drop: certified.map(|c| c.pairs.drop()),
+            drop: certified.map(|c| c.pairs.drop()).or(observed.map(|observed| observed.drop())),
             bound: certified.and_then(|c| c.bound),
             holds: certified.map(|c| c.holds),
+            fp32_score: observed.map(|observed| observed.fp32),
+            score: observed.map(|observed| observed.score),
         }
     }
 }

@@ -9,7 +9,12 @@ use plotters::{
 };
 
 use super::{JobReport, TrialReport};
-use crate::{evaluate::Metric, quant::Precision, sensitivity::RankBy, store::GroupRow};
+use crate::{
+    evaluate::{Metric, plain},
+    quant::Precision,
+    sensitivity::RankBy,
+    store::GroupRow,
+};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -66,7 +71,7 @@ pub(super) fn groups(report: &JobReport) -> Result<String, DrawError> {
 fn draw_trials(report: &JobReport, area: &Area<'_>) -> Result<(), DrawError> {
     area.fill(&WHITE).map_err(refused)?;
     heading(area, report, "accuracy against latency")?;
-    let scale = if report.budget.metric == Metric::Sqnr { 1.0 } else { 100.0 };
+    let (name, scale, unit) = axis(report.budget.metric);
     let points: Vec<Point<'_>> = report.trials.iter().filter_map(|trial| Point::new(trial, scale)).collect();
     let budget = report.budget.least_score.map(|least| least * scale).filter(|least| least.is_finite());
     let x = span(points.iter().flat_map(|p| [p.quartiles.0, p.quartiles.1, p.ms]));
@@ -82,15 +87,15 @@ fn draw_trials(report: &JobReport, area: &Area<'_>) -> Result<(), DrawError> {
         .y_label_area_size(64)
         .build_cartesian_2d(x.clone(), y)
         .map_err(refused)?;
-    let unit = if scale == 1.0 { "dB" } else { "%" };
-    grid(&mut chart, "median latency, ms", &format!("{}, {unit}", metric(report.budget.metric)))?;
+    grid(&mut chart, "median latency, ms", &if unit.is_empty() { name.to_owned() } else { format!("{name}, {unit}") })?;
 
     if let Some(least) = budget {
         chart
             .draw_series(DashedLineSeries::new([(x.start, least), (x.end, least)], 6, 5, ORANGE.stroke_width(2)))
             .map_err(refused)?;
         let at = chart.backend_coord(&(x.end, least));
-        label(area, &format!("budget: at least {least:.2} {unit}"), (at.0 - 4, at.1 + 10), HPos::Right, 13, &ORANGE)?;
+        let least = if unit.is_empty() { plain(least) } else { format!("{least:.2} {unit}") };
+        label(area, &format!("budget: at least {least}"), (at.0 - 4, at.1 + 10), HPos::Right, 13, &ORANGE)?;
     }
     let mut front: Vec<(f64, f64)> = points.iter().filter(|p| p.trial.on_front).map(|p| (p.ms, p.score)).collect();
     front.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -283,7 +288,13 @@ fn heading(area: &Area<'_>, report: &JobReport, what: &str) -> Result<(), DrawEr
     label(area, &format!("{}: {what}", shortened(&report.job.name)), (20, 24), HPos::Left, 19, &INK)?;
     let fingerprint = report.trials.iter().rev().find_map(|trial| trial.summary.fingerprint.as_ref());
     let machine = fingerprint.map_or_else(String::new, |f| {
-        format!(" · {}, {} kernels, threads: {}, batch: {}", plain(&f.cpu), plain(&f.kernel), f.threads, f.batch)
+        format!(
+            " · {}, {} kernels, threads: {}, batch: {}",
+            printable(&f.cpu),
+            printable(&f.kernel),
+            f.threads,
+            f.batch
+        )
     });
     label(area, &format!("{}{machine}", shortened(&report.model)), (20, 46), HPos::Left, 13, &GRAY)
 }
@@ -300,7 +311,7 @@ fn legend<const N: usize>(area: &Area<'_>, entries: [(Mark, RGBColor, &str); N])
 
 fn label(area: &Area<'_>, text: &str, at: (i32, i32), side: HPos, size: i32, ink: &RGBColor) -> Result<(), DrawError> {
     let style = (FONT, size).into_font().color(ink).pos(Pos::new(side, VPos::Center));
-    area.draw(&Text::new(plain(text), at, style)).map_err(refused)
+    area.draw(&Text::new(printable(text), at, style)).map_err(refused)
 }
 
 fn mark(area: &Area<'_>, mark: Mark, (x, y): (i32, i32), colour: RGBColor) -> Result<(), DrawError> {
@@ -317,17 +328,19 @@ fn mark(area: &Area<'_>, mark: Mark, (x, y): (i32, i32), colour: RGBColor) -> Re
     drawn.map_err(refused)
 }
 
-fn metric(metric: Metric) -> &'static str {
+/// What an axis of scores is called, what a score is multiplied by there, and the unit that it has then.
+fn axis(metric: Metric) -> (&'static str, f64, &'static str) {
     match metric {
-        Metric::Top1 => "top-1",
-        Metric::Top5 => "top-5",
-        Metric::Agreement => "agreement with fp32",
-        Metric::Sqnr => "SQNR of the output",
+        Metric::Top1 => ("top-1", 100.0, "%"),
+        Metric::Top5 => ("top-5", 100.0, "%"),
+        Metric::Agreement => ("agreement with fp32", 100.0, "%"),
+        Metric::Sqnr => ("SQNR of the output", 1.0, "dB"),
+        Metric::Score => ("score", 1.0, ""),
     }
 }
 
 /// Text without characters that XML has no way to write.
-fn plain(text: &str) -> String {
+fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || "\u{fffe}\u{ffff}".contains(c) { '\u{fffd}' } else { c }).collect()
 }
 

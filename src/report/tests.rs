@@ -7,6 +7,7 @@ use crate::{
     evaluate::{Fingerprint, Metric},
     graph::GroupId,
     job::{Job, LockedHashes, parse},
+    pipeline::{Finalist, Observed},
     search::Finish,
     sensitivity::GroupSensitivity,
     store::{JobId, JobState},
@@ -269,6 +270,27 @@ fn a_job_without_results_has_a_report() {
     assert_eq!(decibel.trials.iter().map(|t| t.within_budget).collect::<Vec<_>>(), [true, false, true, true]);
     assert!(text(Document::TrialsSvg, &decibel).contains("budget: at least 30.00 dB"));
     assert_eq!(serde_json::to_value(&decibel).unwrap()["trials"][0]["score"], "inf");
+}
+
+#[test]
+fn a_score_is_a_plain_number() {
+    let mut trials = trials();
+    for (trial, score) in trials.iter_mut().zip([27.5, 26.25, 27.25, 27.0]) {
+        (trial.metric, trial.score, trial.correct, trial.score_drop) = (Metric::Score, score, None, Some(27.5 - score));
+    }
+    let observed = Some(Observed { fp32: 28.5, score: 27.75 });
+    let finalists = vec![Finalist { trial: 2, certified: None, observed }];
+    let certificate = Certificate { confidence: 0.95, finalists };
+    let program = "{metric: score, max_drop: 0.3}, measure: {metric: {target: bleu}}";
+    let scored = JobReport::new(job(program, JobState::Succeeded), groups(), trials, Some(&certificate)).unwrap();
+    assert_eq!(scored.budget.least_score, Some(27.2));
+    assert_eq!(scored.trials.iter().map(|t| t.within_budget).collect::<Vec<_>>(), [true, false, true, false]);
+    assert!(scored.trials.iter().all(|trial| trial.interval.is_none()));
+    let FinalistReport { trial, total, drop, bound, holds, score, fp32_score, .. } = scored.finalists[0].clone();
+    assert_eq!((trial, drop, score, fp32_score), (2, Some(0.75), Some(27.75), Some(28.5)));
+    assert_eq!((total, bound, holds), (None, None, None));
+    let svg = text(Document::TrialsSvg, &scored);
+    assert!(svg.contains("budget: at least 27.2000") && !svg.contains('%'), "{svg}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::{
     History, Step, Strategy,
     history::{with, without},
 };
-use crate::{confidence::Pairs, graph::GroupId};
+use crate::graph::GroupId;
 
 /// Groups that are added at once, at most.
 const STRIDE: usize = 8;
@@ -25,16 +25,15 @@ impl Strategy for Adaptive {
         }
         let all = history.worst(history.ranking.len());
         let mut fp32 = Vec::new();
-        // The last set on the way that was measured: its size and its drop.
+        // The last set on the way that was measured: its size, and by how much it is outside the budget.
         let mut last: Option<(usize, f64)> = None;
         let mut left = 1;
         // Groups are added one by one, each the best with those before it in fp32; some of the sets are measured.
         loop {
             if let Some(trial) = history.find(&fp32) {
-                let drop = Pairs::of(&history.baseline.evaluation.correct, &trial.evaluation.correct).drop();
-                left = last
-                    .map_or(1, |(size, before)| stride(history, drop, (before - drop) / (fp32.len() - size) as f64));
-                last = Some((fp32.len(), drop));
+                let excess = history.excess_loss(trial);
+                left = last.map_or(1, |(size, before)| stride(excess, (before - excess) / (fp32.len() - size) as f64));
+                last = Some((fp32.len(), excess));
             }
             let best = if is_near(history, &fp32) {
                 let likely = match history.likely(&fp32) {
@@ -73,8 +72,6 @@ fn is_near(history: &History<'_>, fp32: &[GroupId]) -> bool {
 }
 
 /// How many groups to add before the next trial: half of those that it takes if each wins as much as the last did.
-fn stride(history: &History<'_>, drop: f64, won_by_each: f64) -> usize {
-    let fp32 = &history.baseline.evaluation.score;
-    let excess = drop - (fp32.value() - history.budget.least(fp32));
+fn stride(excess: f64, won_by_each: f64) -> usize {
     if won_by_each > 0.0 { ((excess / won_by_each / 2.0) as usize).clamp(1, STRIDE) } else { 1 }
 }

@@ -2,8 +2,7 @@
 
 use super::{Budget, Candidate, Findings, Step, Trial, Until};
 use crate::{
-    confidence::Pairs,
-    evaluate::Evaluation,
+    evaluate::Score,
     graph::GroupId,
     quant::Repair,
     sensitivity::{Gain, Won},
@@ -59,26 +58,19 @@ impl<'a> History<'a> {
             return &best.repairs;
         }
         let whole = self.findings.trials.iter().filter(|trial| trial.fp32_groups.is_empty());
-        let least = whole.min_by(|a, b| self.loss(&a.evaluation).total_cmp(&self.loss(&b.evaluation)));
+        let least = whole.min_by(|a, b| self.excess_loss(a).total_cmp(&self.excess_loss(b)));
         least.map_or(&[], |trial| &trial.repairs)
     }
 
-    /// How much worse than fp32, on the samples that were seen.
-    fn loss(&self, evaluation: &Evaluation) -> f64 {
-        match evaluation.correct.is_empty() {
-            true => -evaluation.score.value(),
-            false => Pairs::of(&self.baseline.evaluation.correct, &evaluation.correct).drop(),
-        }
-    }
-
-    /// By how much a trial's loss is above what the budget allows; in dB where the budget is.
+    /// By how much a trial loses more than the budget allows, on the samples that it has seen: a fraction of them, or in
+    /// the unit of the budget.
     pub(super) fn excess_loss(&self, trial: &Trial) -> f64 {
         let fp32 = &self.baseline.evaluation.score;
         let allowed = match *self.budget {
             Budget::MinDb(least) => -least,
             Budget::Drop { .. } => fp32.value() - self.budget.least(fp32),
         };
-        self.loss(&trial.evaluation) - allowed
+        self.budget.loss(&self.baseline.evaluation, &trial.evaluation) - allowed
     }
 
     /// How many samples too many the trial with these groups in fp32 has lost; `None` before it is measured, and for
@@ -90,9 +82,14 @@ impl<'a> History<'a> {
     /// The groups each of which is likely to be enough, in fp32 beside `fp32`, the likeliest first; or what must be
     /// measured to know.
     pub fn likely(&self, fp32: &[GroupId]) -> Result<Vec<GroupId>, Step> {
-        if let Budget::MinDb(least) = *self.budget {
+        if let Score::Number { .. } = self.baseline.evaluation.score {
             let gains = self.gains(fp32).ok_or_else(|| Step::Rank(fp32.to_vec()))?;
-            return Ok(gains.iter().filter(|gain| gain.output >= least).map(|gain| gain.group).collect());
+            let is_likely = |gain: &&Gain| match *self.budget {
+                Budget::MinDb(least) => gain.output >= least,
+                // What wins less than one that was not enough is not likely to be.
+                Budget::Drop { .. } => self.find(&with(fp32, gain.group)).is_none_or(|trial| self.is_within(trial)),
+            };
+            return Ok(gains.iter().take_while(is_likely).map(|gain| gain.group).collect());
         }
         let excess = self.excess(fp32).ok_or_else(|| Step::Measure(fp32.to_vec()))?;
         let won = self.won(fp32).ok_or_else(|| Step::Screen(fp32.to_vec()))?;

@@ -2,6 +2,8 @@ use super::*;
 use crate::evaluate::Score;
 
 const BUDGET: Budget = Budget::Drop { max_drop: 0.01, kind: DropKind::Absolute };
+/// The same where a score is one number, as large as how many samples are right.
+const OF_SCORE: Budget = Budget::Drop { max_drop: 1.0, kind: DropKind::Absolute };
 
 fn ids(ids: &[usize]) -> Vec<GroupId> {
     ids.iter().map(|&i| GroupId(i)).collect()
@@ -60,7 +62,12 @@ fn play_repaired(
                 assert!(candidate.fp32.is_sorted(), "{candidate:?}");
                 assert!(trials.iter().all(|t| t.candidate() != candidate), "{candidate:?} is measured twice");
                 let correct = right(&candidate);
-                trials.push(Trial { repairs: candidate.repairs, ..measured(candidate.fp32, groups, correct) });
+                let mut trial = Trial { repairs: candidate.repairs, ..measured(candidate.fp32, groups, correct) };
+                if search.budget == OF_SCORE {
+                    trial.evaluation.score = Score::Number { value: correct as f64, total: 100 };
+                    trial.evaluation.correct.clear();
+                }
+                trials.push(trial);
             }
             Proposal::Rank(base) => {
                 assert!(ranked.iter().all(|r| r.base != base), "{base:?} is ranked twice");
@@ -71,6 +78,7 @@ fn play_repaired(
             }
             Proposal::Screen(base) => {
                 assert!(trials.iter().any(|t| t.candidate() == base), "{base:?} was not measured");
+                assert_ne!(search.budget, OF_SCORE, "a number says nothing of single samples");
                 assert!(screened.iter().all(|s| s.base != base), "{base:?} is screened twice");
                 let left = (0..groups).map(GroupId).filter(|group| !base.fp32.contains(group));
                 let with = |group| Candidate { fp32: history::with(&base.fp32, group), ..base.clone() };
@@ -174,6 +182,38 @@ fn refine_puts_back_what_was_not_needed_and_swaps_two_for_one() {
     assert_eq!(sets[2..], [ids(&[4]), ids(&[0, 4]), ids(&[0]), ids(&[3])]);
     // Nothing to refine when everything may stay in int8.
     assert_eq!(play(&search(StrategyKind::Greedy, 5, true), &|_| 90, &|_| 0.0).0.len(), 2);
+}
+
+#[test]
+fn every_strategy_searches_by_a_number() {
+    use StrategyKind::{Adaptive, Bisect, Greedy, LatencyAware};
+    let by_score = |strategy, groups, refine| Search { budget: OF_SCORE, ..search(strategy, groups, refine) };
+    // Groups 2 and 5 are needed, which the ranking has in the middle, and which win most.
+    let right = |fp32: &[GroupId]| 80 + 5 * u64::from(holds(fp32, 2)) + 5 * u64::from(holds(fp32, 5));
+    let wins = |group: GroupId| if [2, 5].contains(&group.0) { 30.0 } else { 10.0 - group.0 as f64 };
+    for strategy in [Greedy, Bisect, LatencyAware, Adaptive] {
+        let (sets, finish) = play(&by_score(strategy, 8, true), &right, &wins);
+        assert_eq!(finish, Finish::WithinBudget, "{strategy:?}");
+        assert!(sets.contains(&ids(&[2, 5])), "{strategy:?}: {sets:?}");
+        let (_, finish) = play(&by_score(strategy, 8, true), &|f| if f.len() == 8 { 90 } else { 10 }, &wins);
+        assert_eq!(finish, Finish::Exhausted, "{strategy:?}");
+    }
+    let (sets, _) = play(&by_score(Adaptive, 8, false), &right, &wins);
+    assert_eq!(sets[2..], [ids(&[2]), ids(&[2, 5])]);
+    // Far from the budget several at once.
+    let slow = |fp32: &[GroupId]| 60 + fp32.len().min(30) as u64;
+    let (sets, finish) = play(&by_score(Adaptive, 40, false), &slow, &|group| -(group.0 as f64));
+    assert!(sets.len() < 20 && finish == Finish::WithinBudget, "{sets:?}");
+    // Two for one: what wins less than one that was not enough is not tried.
+    let right = |fp32: &[GroupId]| if holds(fp32, 3) || holds(fp32, 4) && holds(fp32, 0) { 90 } else { 80 };
+    let swaps = |best: usize| {
+        let wins = move |group: GroupId| if group.0 == best { 9.0 } else { group.0 as f64 };
+        play(&by_score(Greedy, 5, true), &right, &wins).0.split_off(2)
+    };
+    let strategy = [ids(&[4]), ids(&[0, 4]), ids(&[0])];
+    assert_eq!(swaps(3), [&strategy[..], &[ids(&[3])]].concat());
+    assert_eq!(swaps(1), [&strategy[..], &[ids(&[1])]].concat());
+    assert_eq!(swaps(4), strategy);
 }
 
 #[test]

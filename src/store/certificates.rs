@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     confidence::Pairs,
-    pipeline::{Certificate, Certified, Finalist},
+    pipeline::{Certificate, Certified, Finalist, Observed},
 };
 
 const WHAT: &str = "a certificate";
@@ -21,6 +21,8 @@ struct Columns {
     total: Option<i64>,
     bound: Option<f64>,
     holds: Option<bool>,
+    fp32_score: Option<f64>,
+    score: Option<f64>,
 }
 
 impl TryFrom<&Columns> for Finalist {
@@ -35,7 +37,8 @@ impl TryFrom<&Columns> for Finalist {
             }
             _ => None,
         };
-        Ok(Finalist { trial: count(WHAT, row.trial)?, certified })
+        let observed = row.fp32_score.zip(row.score).map(|(fp32, score)| Observed { fp32, score });
+        Ok(Finalist { trial: count(WHAT, row.trial)?, certified, observed })
     }
 }
 
@@ -47,7 +50,8 @@ impl Store {
     pub async fn certificate(&self, job: JobId) -> Result<Option<Certificate>, StoreError> {
         let rows = sqlx::query_as!(
             Columns,
-            r#"SELECT trial, confidence, lost, won, base, total, bound, holds AS "holds: bool"
+            r#"SELECT trial, confidence, lost, won, base, total, bound, holds AS "holds: bool",
+                   fp32_score, score
                FROM finalists WHERE job_id = ? ORDER BY place"#,
             job.0
         )
@@ -77,9 +81,12 @@ impl Store {
             let total = counted(|pairs| pairs.total)?;
             let bound = certified.and_then(|c| c.bound).map(|bound| number(WHAT, bound)).transpose()?;
             let holds = certified.map(|c| c.holds);
+            let fp32_score = finalist.observed.map(|observed| number(WHAT, observed.fp32)).transpose()?;
+            let score = finalist.observed.map(|observed| number(WHAT, observed.score)).transpose()?;
             sqlx::query!(
-                "INSERT INTO finalists (job_id, place, trial, confidence, lost, won, base, total, bound, holds)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO finalists (job_id, place, trial, confidence, lost, won, base, total, bound, holds, fp32_score,
+                     score)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 job.0,
                 place,
                 trial,
@@ -89,7 +96,9 @@ impl Store {
                 base,
                 total,
                 bound,
-                holds
+                holds,
+                fp32_score,
+                score
             )
             .execute(&mut *transaction)
             .await?;

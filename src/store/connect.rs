@@ -219,21 +219,4 @@ fn unescape(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_deepest_mount_decides() {
-        let mounts = "\
-22 1 254:0 / / rw - ext4 /dev/vda rw
-23 22 0:30 / /home rw shared:1 - nfs4 server:/home rw
-24 23 0:31 / /home/a\\040b rw - xfs /dev/sdb rw
-25 22 0:32 / /scratch rw - lustre l rw";
-        let on = |folder: &str| network_mount(mounts, Path::new(folder));
-        assert_eq!(on("/var"), None);
-        assert_eq!(on("/home/me").as_deref(), Some("nfs4"));
-        assert_eq!(on("/home/a b/c"), None);
-        assert_eq!(on("/scratch").as_deref(), Some("lustre"));
-        assert_eq!(on("/scratchy"), None);
-    }
-}
+mod tests;

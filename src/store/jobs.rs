@@ -113,7 +113,7 @@ pub struct JobRow {
     pub state: JobState,
     /// The larger goes first.
     pub priority: i64,
-    /// What it measures: `top1`, `top5`, `agreement` or `sqnr`.
+    /// What it measures: `top1`, `top5`, `agreement`, `sqnr` or `score`.
     #[schema(value_type = String)]
     pub metric: Metric,
     /// SHA-256 of the ONNX file.

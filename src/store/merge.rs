@@ -107,8 +107,8 @@ const TAKE: [&str; 12] = [
      JOIN main.trials AS t ON t.key = st.key
      LEFT JOIN temp.merged_runs AS r ON r.theirs = s.latency_run_id
      WHERE m.taken",
-    "INSERT INTO main.finalists (job_id, place, trial, confidence, lost, won, base, total, bound, holds)
-     SELECT m.ours, s.place, s.trial, s.confidence, s.lost, s.won, s.base, s.total, s.bound, s.holds
+    "INSERT INTO main.finalists (job_id, place, trial, confidence, lost, won, base, total, bound, holds, fp32_score, score)
+     SELECT m.ours, s.place, s.trial, s.confidence, s.lost, s.won, s.base, s.total, s.bound, s.holds, s.fp32_score, s.score
      FROM temp.merged_jobs AS m JOIN source.finalists AS s ON s.job_id = m.theirs WHERE m.taken",
     "INSERT INTO main.qconfig_files (job_id, number, file)
      SELECT m.ours, s.number, s.file

@@ -13,7 +13,7 @@ use crate::{
     pareto,
     pipeline::{Certificate, Certified, Finalist, GroupFacts, Ledger, TrialFacts},
     quant::{Preset, QConfigFile, QConfigMapping, Repair},
-    search::{DropInterval, Finish, GroupTime, Key, Trial},
+    search::{Budget, DropInterval, DropKind, Finish, GroupTime, Key, Trial},
     sensitivity::GroupSensitivity,
 };
 
@@ -151,7 +151,7 @@ async fn a_certificate_reads_back_as_recorded_and_goes_with_its_job() {
     let pairs = Pairs { lost: 3, won: 1, base: 17, total: 20 };
     let failed = Certified { pairs, bound: Some(0.25), holds: false };
     let held = Certified { pairs: Pairs { lost: 0, ..pairs }, bound: None, holds: true };
-    let finalist = |trial, certified| Finalist { trial, certified };
+    let finalist = |trial, certified| Finalist { trial, certified, observed: None };
     let finalists = vec![finalist(4, Some(failed)), finalist(2, Some(held)), finalist(3, None)];
     let certificate = Certificate { confidence: 0.95, finalists };
     for recorded in [Certificate { finalists: vec![finalist(1, None)], ..certificate.clone() }, certificate.clone()] {
@@ -171,15 +171,46 @@ async fn decibels_may_be_infinite_and_bits_must_agree() {
     let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
     let mut equal = trial(1, 0, None);
     equal.evaluation =
-        Evaluation { score: Score::Decibel { value: f64::INFINITY, total: 4 }, correct: vec![], seconds: 1.0 };
+        Evaluation { score: Score::Number { value: f64::INFINITY, total: 4 }, correct: vec![], seconds: 1.0 };
     store.record_trial(job, 0, Metric::Sqnr, &equal, &facts()).await.unwrap();
     assert_eq!(store.trial(job, &equal.key).await.unwrap(), Some(equal.clone()));
     equal.key = Key([2; 32]);
-    equal.evaluation.score = Score::Decibel { value: f64::NAN, total: 4 };
+    equal.evaluation.score = Score::Number { value: f64::NAN, total: 4 };
     assert!(store.record_trial(job, 1, Metric::Sqnr, &equal, &facts()).await.is_err());
     let mut wrong = trial(3, 5, None);
     wrong.evaluation.correct[0] = false;
     assert!(store.record_trial(job, 1, Metric::Top1, &wrong, &facts()).await.is_err());
+}
+
+#[tokio::test]
+async fn scores_are_numbers_and_their_drops_differences() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let job = store.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
+    let budget = Budget::Drop { max_drop: 0.5, kind: DropKind::Absolute };
+    let scored = |id: u8, value: f64| {
+        let evaluation = Evaluation { score: Score::Number { value, total: 20 }, correct: vec![], seconds: 1.0 };
+        Trial { evaluation, ..trial(id, 0, Some(vec![100 + u64::from(id)])) }
+    };
+    let (fp32, int8) = (scored(1, 27.5), scored(2, 27.125));
+    for (number, trial) in [&fp32, &int8].into_iter().enumerate() {
+        let drop = budget.drop_interval(&fp32.evaluation, &trial.evaluation, 0.95);
+        store.record_trial(job, number, Metric::Score, trial, &TrialFacts { drop, ..facts() }).await.unwrap();
+        assert_eq!(store.trial(job, &trial.key).await.unwrap().as_ref(), Some(trial));
+    }
+    let summaries = store.summaries(job).await.unwrap();
+    let shown = |trial: &TrialSummary| (trial.metric, trial.score, trial.correct, trial.score_drop, trial.complete);
+    assert_eq!(shown(&summaries[0]), (Metric::Score, 27.5, None, Some(0.0), true));
+    assert_eq!(shown(&summaries[1]), (Metric::Score, 27.125, None, Some(0.375), true));
+    assert_eq!(summaries[1].measured(), int8.evaluation.score);
+    let relative: Vec<f64> = sqlx::query_scalar("SELECT relative_drop FROM trial_summary ORDER BY number")
+        .fetch_all(&store.pool)
+        .await
+        .unwrap();
+    assert_eq!(relative, [0.0, 0.375 / 27.5]);
+    assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+    // A metric that counts has a count.
+    assert!(store.record_trial(job, 2, Metric::Top1, &scored(3, 1.0), &facts()).await.is_err());
 }
 
 #[tokio::test]
@@ -254,92 +285,6 @@ fn the_ledger_keeps_sensitivities_by_key() {
     ledger.record_trial(0, &counted, &facts()).unwrap();
     assert_eq!(ledger.trial(&counted.key).unwrap(), Some(counted));
     ledger.event("note", "x").unwrap();
-}
-
-#[tokio::test]
-async fn files_that_are_not_ours_are_refused() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("x.db");
-    let refused = async || Store::open(&path, clock()).await.err().unwrap();
-    assert!(matches!(Store::open_existing(&path, clock()).await, Err(StoreError::Missing { .. })));
-
-    std::fs::write(&path, "this is a text, and long enough to hold a header of SQLite".repeat(20)).unwrap();
-    assert!(matches!(refused().await, StoreError::NotADatabase { .. }), "{:?}", refused().await);
-    std::fs::remove_file(&path).unwrap();
-
-    use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
-    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
-    let mut foreign = SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::query("CREATE TABLE t (a)").execute(&mut foreign).await.unwrap();
-    foreign.close().await.unwrap();
-    assert!(matches!(refused().await, StoreError::Foreign { .. }));
-    std::fs::remove_file(&path).unwrap();
-
-    let store = Store::open(&path, clock()).await.unwrap();
-    sqlx::query(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-         VALUES (29990101000000, 'x', 1, x'00', 0)",
-    )
-    .execute(&store.pool)
-    .await
-    .unwrap();
-    store.close().await;
-    assert!(matches!(refused().await, StoreError::Newer { version: 29990101000000, .. }));
-    assert!(matches!(Store::query(&path, "SELECT 1", QueryLimits::NONE).await, Err(StoreError::Newer { .. })));
-    assert!(matches!(Store::open_existing(&path, clock()).await, Err(StoreError::Newer { .. })));
-}
-
-#[tokio::test]
-async fn a_database_of_the_first_schema_is_brought_up_to_date() {
-    use sqlx::{Connection, SqliteConnection, migrate::Migrator, sqlite::SqliteConnectOptions};
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("qtuned.db");
-    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
-    let mut old = SqliteConnection::connect_with(&options).await.unwrap();
-    let first = connect::MIGRATIONS.iter().next().unwrap().clone();
-    Migrator::with_migrations(vec![first]).run_direct(None, &mut old, false).await.unwrap();
-    let yaml = lock("old", 0.1).to_yaml().unwrap();
-    sqlx::query(
-        "INSERT INTO jobs (id, name, identity, lock, metric, model_sha256, qtuned_version, state, created_ms, started_ms)
-         VALUES (7, 'old', ?1, ?2, 'top1', ?1, '0.1.0', 'running', 1, 2)",
-    )
-    .bind("a".repeat(64))
-    .bind(yaml)
-    .execute(&mut old)
-    .await
-    .unwrap();
-    sqlx::query("INSERT INTO events (job_id, time_ms, kind, detail) VALUES (7, 2, 'started', '')")
-        .execute(&mut old)
-        .await
-        .unwrap();
-    old.close().await.unwrap();
-
-    let store = Store::open(&path, clock()).await.unwrap();
-    let row = store.find_job(Some("old")).await.unwrap();
-    // Of its process nothing is known any more.
-    assert_eq!((row.id.0, row.state, row.started_ms, row.submitted_ms), (7, JobState::Interrupted, Some(2), None));
-    assert_eq!(store.events(row.id, 0, 10).await.unwrap().len(), 1);
-    assert!(store.claim("me").await.unwrap().is_none());
-    store.retry(row.id).await.unwrap();
-    assert_eq!(store.claim("me").await.unwrap().unwrap().job.continued, Some(0));
-    let broken: Vec<sqlx::sqlite::SqliteRow> =
-        sqlx::query("PRAGMA foreign_key_check").fetch_all(&store.pool).await.unwrap();
-    assert!(broken.is_empty());
-}
-
-#[tokio::test]
-async fn a_new_database_is_opened_by_many_at_once() {
-    for _ in 0..20 {
-        let folder = TempDir::new().unwrap();
-        let path = folder.path().join("qtuned.db");
-        let all = (0..8).map(|_| {
-            let path = path.clone();
-            tokio::spawn(async move { Store::open(&path, clock()).await.map(drop) })
-        });
-        for opened in all.collect::<Vec<_>>() {
-            opened.await.unwrap().unwrap();
-        }
-    }
 }
 
 #[tokio::test]

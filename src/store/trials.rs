@@ -41,7 +41,7 @@ impl Columns {
     fn into_trial(self, key: Key, latency: Option<Latency>) -> Result<Trial, StoreError> {
         let total: u64 = count(WHAT, self.total)?;
         let (score, correct) = match self.correct {
-            None => (Score::Decibel { value: self.score, total }, Vec::new()),
+            None => (Score::Number { value: self.score, total }, Vec::new()),
             Some(correct) => {
                 let bits = unpack(&self.correct_bits, count(WHAT, self.total)?);
                 let problem = || format!("{} bytes of bits for {total} samples", self.correct_bits.len());
@@ -70,20 +70,20 @@ pub struct TrialSummary {
     pub number: usize,
     /// What was measured.
     pub key: String,
-    /// The metric: `top1`, `top5`, `agreement` or `sqnr`.
+    /// The metric: `top1`, `top5`, `agreement`, `sqnr` or `score`.
     #[schema(value_type = String)]
     pub metric: Metric,
-    /// A fraction, or dB; the text `inf` when nothing is lost.
+    /// A fraction, dB, or the number that a program printed; the text `inf` when nothing is lost.
     #[serde(with = "crate::store::json_number")]
     #[schema(value_type = JsonNumber)]
     pub score: f64,
-    /// Samples that were right; `None` for the metric sqnr.
+    /// Samples that were right; `None` for the metrics sqnr and score.
     pub correct: Option<u64>,
     /// Samples seen.
     pub total: u64,
     /// Whether it has seen all samples of the search split, rather than enough to be outside the budget.
     pub complete: bool,
-    /// Samples lost against fp32, as a fraction of those seen; `None` for the metric sqnr.
+    /// Samples lost against fp32, as a fraction of those seen, or what the metric score lost; `None` for the metric sqnr.
     pub score_drop: Option<f64>,
     /// The drop on the whole split is not below this,
     pub drop_low: Option<f64>,
@@ -125,7 +125,7 @@ impl TrialSummary {
     pub fn measured(&self) -> Score {
         match self.correct {
             Some(correct) => Score::Count { correct, total: self.total },
-            None => Score::Decibel { value: self.score, total: self.total },
+            None => Score::Number { value: self.score, total: self.total },
         }
     }
 
@@ -397,7 +397,7 @@ async fn insert_trial(
             }
             Some(int(WHAT, correct)?)
         }
-        Score::Decibel { .. } => None,
+        Score::Number { .. } => None,
     };
     let metric = name_of(WHAT, metric)?;
     let int8_groups = int(WHAT, trial.int8_groups)?;

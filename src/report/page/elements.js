@@ -37,8 +37,16 @@ export const duration = (ms) => {
   if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
   return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 };
-/** A score: a share in percent, or dB. */
-export const score = (metric, value) => (metric === "sqnr" ? `${decibel(value)} dB` : `${(value * 100).toFixed(2)} %`);
+/** A number without a unit: four decimals, or a power of ten where these would say little. */
+export const plain = (value) => {
+  const size = Math.abs(value);
+  return size === 0 || (size >= 1e-4 && size < 1e6) ? (value + 0).toFixed(4) : value.toExponential(3);
+};
+/** A score: a share in percent, dB, or the number that a program prints. */
+export const score = (metric, value) =>
+  metric === "score" ? plain(value) : metric === "sqnr" ? `${decibel(value)} dB` : `${(value * 100).toFixed(2)} %`;
+/** A drop of a score: in points, or in the unit of a number. */
+export const drop = (metric, value) => (metric === "score" ? plain(value) : points(value));
 
 /** A table whose columns can be sorted by a click on their headings. A column: name, value, show, text. */
 export function sortable(caption, columns, rows, { sort, down = false, rowClass, rowId } = {}) {

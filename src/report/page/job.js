@@ -2,19 +2,30 @@
 //
 // Everything that comes from a model or a job is set as text, never as markup.
 
-import { NONE, bytes, download, duration, h, milliseconds, or, plural, points, score, time } from "./elements.js";
+import { NONE, bytes, download, drop, duration, h, milliseconds, or, plural, points, score, time } from "./elements.js";
 import { drawGroups, drawDifference } from "./groups.js";
 import { KINDS, Picture, legend } from "./pictures.js";
 import { drawDeployment } from "./deployment.js";
 import { inFp32, drawTrials, drawTrialTable } from "./trials.js";
 
-const METRICS = { top1: "Top-1", top5: "Top-5", agreement: "Agreement with fp32", sqnr: "SQNR of the output" };
+/** The name of each metric, what its scores are multiplied by in pictures, and the unit that they have then. */
+const METRICS = {
+  top1: ["Top-1", 100, "%"],
+  top5: ["Top-5", 100, "%"],
+  agreement: ["Agreement with fp32", 100, "%"],
+  sqnr: ["SQNR of the output", 1, "dB"],
+  score: ["Score", 1, ""],
+};
 const FINISHES = {
   within_budget: "ended: a trial is within the budget",
   exhausted: "ended: every layer is back in fp32",
   max_trials: "ended: max_trials was reached",
   max_time: "ended: max_time was reached",
 };
+/** The drop that a budget allows. */
+const allowed = ({ metric, max_drop: most, drop: kind }) =>
+  kind === "relative" ? `${Number((most * 100).toPrecision(6))} % of fp32's score` : drop(metric, most);
+
 /** The view of one job. `update` may be called again and again; switches stay as they are. */
 export class JobView {
   /** `downloads` lists what can be saved of a report; `qconfig` saves that of a trial, where that can be had. */
@@ -161,9 +172,7 @@ export class JobView {
     this.kinds.querySelectorAll("input").forEach((input) => {
       input.checked = input.value === this.kind;
     });
-    this.metric = METRICS[report.budget.metric] ?? report.budget.metric;
-    this.scale = report.budget.metric === "sqnr" ? 1 : 100;
-    this.unit = this.scale === 1 ? "dB" : "%";
+    [this.metric, this.scale, this.unit] = METRICS[report.budget.metric];
     this.drawHead();
     drawTrials(this);
     drawGroups(this);
@@ -227,7 +236,7 @@ export class JobView {
               score(budget.metric, best.score),
               best.score_drop === null
                 ? `at least ${score(budget.metric, budget.least_score)}`
-                : `drop ${points(best.score_drop)} of ${points(budget.max_drop)}${budget.drop === "relative" ? " (relative)" : ""}`,
+                : `drop ${drop(budget.metric, best.score_drop)}, at most ${allowed(budget)}`,
             ),
             ...this.report.finalists
               .filter((finalist) => finalist.trial === best.number && finalist.bound !== null)
@@ -236,6 +245,15 @@ export class JobView {
                   finalist.holds ? "Certified drop" : "Not certified",
                   `≤ ${points(finalist.bound)}`,
                   `at ${budget.confidence * 100} %: ${finalist.lost} lost, ${finalist.won} won of ${finalist.total.toLocaleString()}`,
+                ),
+              ),
+            ...this.report.finalists
+              .filter((finalist) => finalist.trial === best.number && finalist.score !== null)
+              .map((finalist) =>
+                tile(
+                  "On the certify split",
+                  score(budget.metric, finalist.score),
+                  `fp32 ${score(budget.metric, finalist.fp32_score)}, drop ${drop(budget.metric, finalist.drop)}; of one number no bound follows`,
                 ),
               ),
             tile("Weights", bytes(best.weight_bytes), `fp32 ${bytes(fp32.weight_bytes)}`),
@@ -277,7 +295,7 @@ export class JobView {
     const limit =
       budget.metric === "sqnr"
         ? `at least ${budget.min_db} dB`
-        : `a drop of at most ${points(budget.max_drop)}${budget.drop === "relative" ? " of fp32's score" : ""}`;
+        : `a drop of at most ${allowed(budget)}`;
     this.facts.replaceChildren(
       fact("Model", `${model}, SHA-256 ${job.model_sha256.slice(0, 12)}…`),
       fact("Budget", `${this.metric}: ${limit}`),

@@ -1,6 +1,6 @@
 // The trials of a job: accuracy against latency, and their table.
 
-import { bytes, h, milliseconds, number, or, plural, points, score, sortable } from "./elements.js";
+import { bytes, drop, h, milliseconds, number, or, plural, score, sortable } from "./elements.js";
 import { ROLES, annotations, colour, errorBars, legend } from "./pictures.js";
 
 const role = (trial) =>
@@ -122,13 +122,13 @@ export function drawTrials(view) {
           title: { display: true, text: "median latency, ms" },
           ticks: { includeBounds: false, maxTicksLimit: few ? 5 : 9 },
         },
-        y: { ...ys, title: { display: !few, text: `${view.metric}, ${view.unit}` }, ticks: { includeBounds: false } },
+        y: { ...ys, title: { display: !few, text: [view.metric, view.unit].filter(Boolean).join(", ") }, ticks: { includeBounds: false } },
       },
       plugins: {
         legend: { display: false },
         annotations: {
           budget: least,
-          budgetText: least === undefined ? "" : `budget: at least ${least.toFixed(2)} ${view.unit}`,
+          budgetText: least === undefined ? "" : `budget: at least ${score(budget.metric, budget.least_score)}`,
         },
         tooltip: {
           filter: ({ raw }) => Boolean(raw.trial),
@@ -231,7 +231,10 @@ export function drawTrialTable(view) {
           name: "Drop",
           value: by("score_drop"),
           // A trial that was stopped lost this at least.
-          show: (trial) => (trial.complete ? or(trial.score_drop, points) : or(trial.drop_low, (low) => `≥ ${points(low)}`)),
+          show: (trial) =>
+            trial.complete
+              ? or(trial.score_drop, (value) => drop(trial.metric, value))
+              : or(trial.drop_low, (low) => `≥ ${drop(trial.metric, low)}`),
         },
         {
           name: "Median, ms",

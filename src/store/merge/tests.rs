@@ -4,8 +4,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     confidence::Pairs,
-    evaluate::Metric,
-    pipeline::{Certificate, Certified, Finalist, TrialFacts},
+    evaluate::{Metric, Score},
+    pipeline::{Certificate, Certified, Finalist, Observed, TrialFacts},
     search::{DropInterval, Finish, GroupTime, Key},
     store::{
         JobEnd, JobFilter, JobId, JobState,
@@ -25,7 +25,8 @@ async fn rows(pool: &SqlitePool) -> Vec<String> {
          LEFT JOIN qconfig_files AS f ON f.job_id = j.id AND f.number = jt.number",
         "SELECT json_array(t.key, r.created_ms, s.role, s.ordinal, s.ns)
          FROM latency_samples AS s JOIN latency_runs AS r ON r.id = s.run_id JOIN trials AS t ON t.id = r.trial_id",
-        "SELECT json_array(j.uid, f.place, f.trial, f.confidence, f.lost, f.won, f.base, f.total, f.bound, f.holds)
+        "SELECT json_array(j.uid, f.place, f.trial, f.confidence, f.lost, f.won, f.base, f.total, f.bound, f.holds, f.fp32_score,
+             f.score)
          FROM finalists AS f JOIN jobs AS j ON j.id = f.job_id",
         "SELECT json_array(sensitivity_key, position, int8_ns, fp32_ns) FROM group_times",
         "SELECT json_array(j.uid, e.time_ms, e.kind, e.detail) FROM events AS e JOIN jobs AS j ON j.id = e.job_id",
@@ -72,7 +73,7 @@ async fn databases_are_united_and_again_changes_nothing() {
     record(&a, in_a, 1, 2, vec![3]).await;
     let pairs = Pairs { lost: 3, won: 1, base: 17, total: 20 };
     let certified = Some(Certified { pairs, bound: Some(0.25), holds: true });
-    let finalists = vec![Finalist { trial: 1, certified }, Finalist { trial: 0, certified: None }];
+    let finalists = vec![Finalist { trial: 1, certified, observed: None }];
     a.record_certificate(in_a, &Certificate { confidence: 0.95, finalists }).await.unwrap();
     a.record_groups(&Key([8; 32]), &[]).await.unwrap();
     a.record_group_times(&Key([8; 32]), &[GroupTime { int8_ns: 1.5, fp32_ns: 4.0 }]).await.unwrap();
@@ -119,4 +120,24 @@ async fn databases_are_united_and_again_changes_nothing() {
     bench.merge(&other, "a.db").await;
     assert_eq!(rows(&other.pool).await.len(), rows(&all.pool).await.len());
     assert!(matches!(other.merge(&bench.folder.path().join("no.db")).await, Err(StoreError::Missing { .. })));
+}
+
+#[tokio::test]
+async fn scores_are_united_as_they_are() {
+    let bench = Bench { folder: TempDir::new().unwrap() };
+    let (a, all) = (bench.store("a.db").await, bench.store("all.db").await);
+    let job = a.begin_job(&lock("a", 0.1), "me").await.unwrap().id;
+    let mut scored = trial(1, 0, None);
+    scored.evaluation.score = Score::Number { value: -0.5, total: 20 };
+    scored.evaluation.correct.clear();
+    let facts = TrialFacts { drop: Some(DropInterval { seen: 0.25, low: 0.25, high: 0.25 }), ..facts() };
+    a.record_trial(job, 0, Metric::Score, &scored, &facts).await.unwrap();
+    let finalist = Finalist { trial: 0, certified: None, observed: Some(Observed { fp32: 0.25, score: -0.75 }) };
+    a.record_certificate(job, &Certificate { confidence: 0.95, finalists: vec![finalist] }).await.unwrap();
+    succeed(&a, job).await;
+    assert_eq!(bench.merge(&all, "a.db").await, Merged { jobs: 1, continued: 0, trials: 1 });
+    assert_eq!(rows(&all.pool).await, rows(&a.pool).await);
+    assert_eq!(all.certificate(JobId(1)).await.unwrap().unwrap().finalists, [finalist]);
+    assert_eq!(all.trial(JobId(1), &scored.key).await.unwrap(), Some(scored));
+    assert_eq!(all.check().await.unwrap(), Vec::<String>::new());
 }
