@@ -8,6 +8,7 @@ STEP is one of these, in this order; each leaves its results in --work for the n
 
     search    runs the job of each case: trial 1 is all-int8, the chosen one is the searched qconfig
     fused     the same with `residual: fused`
+    openvino  the same with OpenVINO's rounding, of the file as it is (batch left open) and with fixed shapes
     agree     the same pictures through qtuned, ONNX Runtime and OpenVINO: how many get the same largest output; of what was
               not asked before
     peers     quantizes each model with ONNX Runtime's quantize_static and with NNCF, with the settings of the preset
@@ -24,6 +25,7 @@ import gzip
 import json
 import pathlib
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -138,6 +140,17 @@ def fused(case):
         export(case, ended, {name: 1, f"{name}-searched": chosen(ended)})
 
 
+def openvino(case):
+    weights = {"onednn": "per_channel_symmetric", "qnnpack": "per_tensor_symmetric"}
+    for preset in PRESETS:
+        for rounding in ["openvino", "openvino_static"]:
+            name = f"{case.name}-{preset}-{rounding}"
+            qconfig = (f'{{preset: openvino, "": {{activation: {{rounding: {rounding}}}, '
+                       f'weight: {{qscheme: {weights[preset]}}}}}}}')
+            ended = searched(case, name, [f"qconfig={qconfig}"])
+            export(case, ended, {name: 1, f"{name}-searched": chosen(ended)})
+
+
 def sessions(onnxruntime_files, openvino_files, threads):
     """Functions from an input to an output."""
     import onnxruntime
@@ -153,9 +166,11 @@ def sessions(onnxruntime_files, openvino_files, threads):
     def by_openvino(path):
         core = openvino.Core()
         model = core.read_model(str(path))
-        shape = model.input(0).partial_shape
-        shape[0] = 1
-        model.reshape(shape)
+        # The file as it is where the qconfig rounds as OpenVINO does then.
+        if not re.search("-openvino(-searched)?[.]openvino", str(path)):
+            shape = model.input(0).partial_shape
+            shape[0] = 1
+            model.reshape(shape)
         config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
                   "INFERENCE_PRECISION_HINT": "f32"}
         request = core.compile_model(model, "CPU", config).create_infer_request()
@@ -169,7 +184,7 @@ def agree(case):
     names = [name for name in case.read("search") if name not in known]
     engines = {name: sessions([case.folder / f"{name}.onnxruntime.onnx"], [case.folder / f"{name}.openvino.onnx"], 2)
                for name in names}
-    count = {name: dict(n=0, ours=0, ort=0, ov=0, same_ort=0, same_ov=0, equal_ort=0) for name in names}
+    count = {name: dict(n=0, ours=0, ort=0, ov=0, same_ort=0, same_ov=0, equal_ort=0, equal_ov=0) for name in names}
     for x, labels in case.pictures():
         np.save(case.folder / "x.npy", x)
         for name in names:
@@ -184,6 +199,7 @@ def agree(case):
             c["same_ort"] += int((top == tops[0]).sum())
             c["same_ov"] += int((top == tops[1]).sum())
             c["equal_ort"] += int((ours == theirs[0]).all(1).sum())
+            c["equal_ov"] += int((ours == theirs[1]).all(1).sum())
     case.save("agree", known | count)
     print(json.dumps(count, indent=1))
 
@@ -249,7 +265,8 @@ def table(case):
         share = lambda key: f"{100 * c[key] / c['n']:.2f}"
         fp32 = len(searched[name]["fp32_groups"])
         print(f"| {name.replace(case.name + '-', case.name + ', ', 1)} | {fp32} | {c['n']} | {share('ours')} | {share('ort')} "
-              f"| {share('ov')} | {share('same_ort')} | {share('equal_ort')} | {share('same_ov')} |")
+              f"| {share('ov')} | {share('same_ort')} | {share('equal_ort')} | {share('same_ov')} "
+              f"| {share('equal_ov') if 'equal_ov' in c else ''} |")
     for preset, ms in times.items():
         print(f"| {case.name}, {preset} | " + " | ".join(f"{m[0]:.3f} ({m[1]:.3f}..{m[2]:.3f})" for m in ms.values())
               + f" | {ms['ort_ours'][0] / ms['ort_own'][0]:.2f} | {ms['ov_ours'][0] / ms['ov_own'][0]:.2f} "
@@ -257,7 +274,7 @@ def table(case):
 
 
 if __name__ == "__main__":
-    steps = {step.__name__: step for step in [search, fused, agree, peers, latency, table]}
+    steps = {step.__name__: step for step in [search, fused, openvino, agree, peers, latency, table]}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=steps)
     for option in ["--qtuned", "--models", "--data", "--work"]:

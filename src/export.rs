@@ -17,6 +17,7 @@
 //! * An operator set that is too old for all this becomes 13. The nodes rewritten for that are those of
 //!   `export/opset.rs`; a file with others is refused.
 //! * What only the changed nodes read is left out.
+//! * Where a qconfig rounds as OpenVINO does, an entry `qtuned.rounding` of the metadata says so: nothing else in a file can.
 
 mod external;
 mod imported;
@@ -40,10 +41,13 @@ use crate::{
     graph::{GroupId, Groups},
     onnx::{
         Model,
-        proto::{ModelProto, TensorTypeProto, TypeProto, ValueInfoProto},
+        proto::{
+            GraphProto, ModelProto, StringStringEntryProto, TensorTypeProto, TypeProto, ValueInfoProto,
+            dimension_proto::Value,
+        },
     },
     ptq::Converted,
-    quant::QConfigFile,
+    quant::{QConfigFile, Rounding},
 };
 
 /// The file that is exported, and what it was imported as.
@@ -68,6 +72,8 @@ pub struct Exported {
     pub data: Option<Vec<u8>>,
     /// The integers that each int8 group writes.
     pub probes: Vec<Probe>,
+    /// Whether every size of every input is a number.
+    pub fixed_shapes: bool,
 }
 
 /// The integers that an int8 group writes.
@@ -107,14 +113,34 @@ pub enum Target {
     /// in integers only where QuantizeLinear is next: one that `residual: fused` leaves unrounded it runs in fp32.
     #[default]
     OnnxRuntime,
-    /// OpenVINO's: layers without quantized weights stay in fp32 by themselves. It runs additions of either
-    /// residual in integers, `fused` ones nearer to what is measured here.
+    /// OpenVINO's: layers without quantized weights stay in fp32 by themselves. It runs additions of either residual in
+    /// integers, and rounds no sum of a layer before: what is measured here is what it computes with its own rounding,
+    /// `preset: openvino`.
     OpenVino,
     /// TensorRT's: activations in s8 with zero point 0, biases in fp32, and nothing between QuantizeLinear and
     /// DequantizeLinear. Where a qconfig leaves out the lowest integer, the file does not. Of an addition it wants a pair on
     /// the operand that no layer feeds, and none on the other, which is `residual: fused`; with `rounded` it runs layer and
     /// addition apart. That is from its manual: no TensorRT has run these files.
     TensorRt,
+}
+
+impl Target {
+    /// The engine that a network is for, as far as its qconfig says: OpenVINO where it rounds as that does.
+    pub fn of(network: &Converted) -> Target {
+        match rounding(network).is_openvino() {
+            true => Target::OpenVino,
+            false => Target::default(),
+        }
+    }
+}
+
+/// Key of the metadata that names the rounding.
+const ROUNDING: &str = "qtuned.rounding";
+
+/// As which engine a network rounds, which is one for all of it.
+pub fn rounding(network: &Converted) -> Rounding {
+    let first = network.qconfigs.iter().flatten().next();
+    first.map_or(Rounding::default(), |qconfig| qconfig.activation.rounding)
 }
 
 /// What keeps a model from being exported.
@@ -188,9 +214,27 @@ pub fn qdq(
         let graph = proto.graph.take().ok_or(ExportError::Source)?;
         let (graph, written) = rewrite::rewrite(source, graph, &quantized, target)?;
         (proto.graph, probes) = (Some(graph), written);
+        let rounding = rounding(restored);
+        if rounding != Rounding::default() {
+            let entry = StringStringEntryProto { key: ROUNDING.to_owned(), value: rounding.name().to_owned() };
+            proto.metadata_props.push(entry);
+        }
         // Initializers that are no inputs, and the types of integers, are of IR version 4.
         proto.ir_version = proto.ir_version.max(4);
     }
     let data = external::gather(&mut proto, source.folder, data_name)?;
-    Ok(Exported { model: proto.encode_to_vec(), data, probes })
+    let fixed_shapes = proto.graph.as_ref().is_some_and(has_fixed_shapes);
+    Ok(Exported { model: proto.encode_to_vec(), data, probes, fixed_shapes })
+}
+
+fn is_fixed(input: &ValueInfoProto) -> bool {
+    let tensor = input.r#type.as_ref().and_then(|r#type| r#type.tensor_type.as_ref());
+    let shape = tensor.and_then(|tensor| tensor.shape.as_ref());
+    shape.is_some_and(|shape| shape.dim.iter().all(|size| matches!(size.value, Some(Value::DimValue(_)))))
+}
+
+/// Whether every size of every input is a number.
+fn has_fixed_shapes(graph: &GraphProto) -> bool {
+    let given = graph.input.iter().filter(|input| graph.initializer.iter().all(|tensor| tensor.name != input.name));
+    given.into_iter().all(is_fixed)
 }

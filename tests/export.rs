@@ -18,7 +18,7 @@ use qtuned::{
         },
     },
     ptq,
-    quant::{GroupParameters, Preset, QConfig, QConfigFile, QConfigMapping, Residual},
+    quant::{GroupParameters, Preset, QConfig, QConfigFile, QConfigMapping, Residual, Rounding},
     search::Key,
 };
 
@@ -53,14 +53,18 @@ impl Quantized {
     }
 
     fn with(bytes: Vec<u8>, folder: &Path, preset: Preset, residual: Residual, fp32: &[usize]) -> Quantized {
+        Quantized::of(bytes, folder, QConfig { residual, ..preset.qconfig() }, fp32)
+    }
+
+    fn of(bytes: Vec<u8>, folder: &Path, qconfig: QConfig, fp32: &[usize]) -> Quantized {
         let model = onnx::import(&bytes, Some(folder)).unwrap();
         let load = |sample: usize| Ok(input(&model, sample as u32));
         let prepared = ptq::prepare(model.graph.clone(), Kernels::detect().unwrap());
         let calibrated = prepared.calibrate(4, &load, &Cancel::default(), &|_| ()).unwrap();
         let groups = Arc::clone(calibrated.engine().groups());
         let ids: Vec<_> = groups.ids().filter(|id| fp32.contains(&id.0)).collect();
-        let mut mapping = QConfigMapping::preset(preset);
-        mapping.global = Some(QConfig { residual, ..preset.qconfig() });
+        let mut mapping = QConfigMapping::preset(Preset::default());
+        mapping.global = Some(qconfig);
         let mapping = mapping.with_fp32(&groups, &ids);
         let converted = calibrated.convert(&mapping.resolve(&groups).unwrap());
         let parameters = groups.ids().map(|id| match &converted.quantization[id.0] {
@@ -68,7 +72,7 @@ impl Quantized {
             Some(q) => {
                 let weight = calibrated.engine().quantized_weight(id, q);
                 let scales = weight.as_ref().map(|weight| &weight.scales.scales[..]);
-                GroupParameters::int8(&groups.get(id).id, &preset.qconfig(), &q.inputs, q.output.as_ref(), scales, None)
+                GroupParameters::int8(&groups.get(id).id, &qconfig, &q.inputs, q.output.as_ref(), scales, None)
             }
         });
         let file = QConfigFile {
@@ -141,6 +145,34 @@ fn the_default_model_comes_back_as_it_was() {
             }
         }
     }
+}
+
+/// What a network in OpenVINO's rounding is, its metadata say: nodes cannot.
+#[test]
+fn a_rounding_comes_back_from_the_metadata() {
+    for rounding in [Rounding::OpenVino, Rounding::OpenVinoStatic] {
+        let mut qconfig = Preset::Openvino.qconfig();
+        qconfig.activation.rounding = rounding;
+        for fp32 in [&[][..], &[1, 6, 9, 17]] {
+            let quantized = Quantized::of(default_model(), Path::new("."), qconfig, fp32);
+            let restored = ptq::restore(&quantized.engine(), &quantized.file).unwrap();
+            assert_eq!((Target::of(&restored), export::rounding(&restored)), (Target::OpenVino, rounding));
+            let exported = quantized.round_trip_for(Target::OpenVino, Path::new("."));
+            let entry = StringStringEntryProto { key: "qtuned.rounding".to_owned(), value: rounding.name().to_owned() };
+            assert!(exported.metadata_props.contains(&entry));
+            // What is not known is not taken for something else.
+            let mut other = exported.clone();
+            other.metadata_props.iter_mut().for_each(|entry| entry.value.push('?'));
+            let bytes = other.encode_to_vec();
+            let model = onnx::import(&bytes, None).unwrap();
+            let refused = export::imported(&bytes, &model, &Groups::of(&model.graph), "").unwrap_err().to_string();
+            let wanted =
+                format!("metadata `qtuned.rounding` is `{}?`, expected one of `onnxruntime`, ", rounding.name());
+            assert!(refused.starts_with(&wanted), "{refused}");
+        }
+    }
+    let plain = Quantized::new(default_model(), Path::new("."), Preset::Onednn, &[]).export(Path::new("."));
+    assert!(ModelProto::decode(&plain.model[..]).unwrap().metadata_props.is_empty() && !plain.fixed_shapes);
 }
 
 /// With `residual: fused` an addition reads what the layer writes, with no pair in between; it has one otherwise.

@@ -12,7 +12,7 @@ use qtuned::{
     graph::ValueId,
     kernels::Kernels,
     onnx, ptq,
-    quant::{GroupParameters, Preset, QConfig, QConfigFile, QConfigMapping, Residual},
+    quant::{GroupParameters, Preset, QConfig, QConfigFile, QConfigMapping, Residual, Rounding},
 };
 
 /// A reproducible picture.
@@ -67,6 +67,17 @@ fn fused_additions_change_no_bit() {
             }
         }
         check(&calibrated.convert(&with_residual(&qconfigs, Residual::Fused)).plan, "conv and add u8s8");
+        // As OpenVINO rounds, also where the value has readers of both kinds.
+        for rounding in [Rounding::OpenVino, Rounding::OpenVinoStatic] {
+            let mut qconfig = Preset::Openvino.qconfig();
+            qconfig.activation.rounding = rounding;
+            let mut qconfigs = vec![Some(qconfig); qconfigs.len()];
+            check(&calibrated.convert(&qconfigs).plan, "conv and add u8s8");
+            qconfigs.iter_mut().skip(1).step_by(3).for_each(|qconfig| *qconfig = None);
+            let plan = calibrated.convert(&qconfigs).plan;
+            let shown = plan.run_seen(&picture(0), false, &mut |_| Ok(())).unwrap();
+            assert_eq!(bits(&plan.run(&picture(0), false).unwrap()), bits(&shown), "{} {rounding:?}", kernels.name());
+        }
     }
 }
 

@@ -163,6 +163,23 @@ fn a_budget_that_is_finer_than_the_samples_is_refused_when_that_is_wanted() {
     assert!(!folder.path().join("qtuned.db").exists());
 }
 
+/// OpenVINO sums in fp32 whatever an addition is in, so there is nothing to win by it: they are the last that go back.
+#[test]
+fn additions_are_the_last_where_openvino_runs_the_network() {
+    let folder = TempDir::new().unwrap();
+    let more = ["qconfig={preset: openvino}", "search.until=exhausted", "search.max_trials=30", "data.split.certify=0"];
+    let (code, _, stderr) = run(folder.path(), &[&SMALL[..], &more].concat());
+    assert_eq!(code, 0, "{stderr}");
+    // The group that each trial has in fp32 and the one before it has not, and whether it is an addition.
+    let sql = "WITH steps AS (SELECT t.number, g.value AS id FROM job_trials AS t, json_each(t.fp32_groups) AS g
+                   WHERE t.number > 1 AND g.value NOT IN (SELECT value FROM job_trials AS b, json_each(b.fp32_groups)
+                                                          WHERE b.number = t.number - 1))
+               SELECT group_concat(object_type = 'Add', '') AS added
+               FROM (SELECT g.object_type FROM steps JOIN groups AS g ON g.id = steps.id ORDER BY number)";
+    let added = rows(folder.path(), sql)[0]["added"].as_str().unwrap().to_owned();
+    assert!(added.len() >= 15 && added.contains('1') && !added.contains("10"), "{added}");
+}
+
 #[test]
 fn signals_stop_a_run_that_continues_later() {
     let folder = TempDir::new().unwrap();

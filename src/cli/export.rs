@@ -14,7 +14,7 @@ use super::{
 use crate::{
     export::{self, Target, Tool},
     output,
-    quant::Precision,
+    quant::{Precision, Rounding},
 };
 
 /// Write the qconfig of a trial, or the quantized network, for the engine that will run it
@@ -38,9 +38,9 @@ pub(super) struct ExportArgs {
     #[arg(long, value_enum, default_value_t = Format::Qconfig, value_name = "FORMAT")]
     format: Format,
 
-    /// The engine whose rules an ONNX file follows
-    #[arg(long, value_enum, default_value_t = Engine::Onnxruntime, value_name = "ENGINE")]
-    target: Engine,
+    /// The engine whose rules an ONNX file follows: onnxruntime unless the qconfig rounds as OpenVINO does
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    target: Option<Engine>,
 
     /// The file to write; standard output when not given, and for ONNX MODEL.int8.onnx
     #[arg(short, long, value_name = "FILE")]
@@ -103,9 +103,10 @@ fn onnx(global: &Global, args: &ExportArgs, deployment: &Deployment) -> Result<(
     let data_name = format!("{}.data", name.to_string_lossy());
     let (_, restored) = deployment.restore()?;
     let target = match args.target {
-        Engine::Onnxruntime => Target::OnnxRuntime,
-        Engine::Openvino => Target::OpenVino,
-        Engine::Tensorrt => Target::TensorRt,
+        None => Target::of(&restored),
+        Some(Engine::Onnxruntime) => Target::OnnxRuntime,
+        Some(Engine::Openvino) => Target::OpenVino,
+        Some(Engine::Tensorrt) => Target::TensorRt,
     };
     let exported = export::qdq(&deployment.source(), &deployment.qconfig, &restored, target, &data_name)?;
     let mut written = vec![path.clone()];
@@ -117,6 +118,11 @@ fn onnx(global: &Global, args: &ExportArgs, deployment: &Deployment) -> Result<(
         written.push(beside);
     }
     output::write(&path, &exported.model)?;
+    if exported.fixed_shapes && export::rounding(&restored) == Rounding::OpenVino {
+        tracing::warn!(
+            "the sizes of this model's inputs are fixed, where OpenVINO rounds additions as `rounding: openvino_static` does"
+        );
+    }
     let groups = &deployment.qconfig.groups;
     let int8 = groups.iter().filter(|group| group.precision == Precision::Int8).count();
     if global.json {

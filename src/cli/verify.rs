@@ -130,6 +130,9 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     if !verify::multiplies_exactly() {
         warnings.push("this CPU has no VNNI: engines that multiply bytes by vpmaddubsw may saturate here".to_owned());
     }
+    if export::rounding(&restored).is_openvino() {
+        warnings.push("the qconfig rounds as OpenVINO does, to the last bit; ONNX Runtime rounds otherwise".to_owned());
+    }
     let mut certificate = Certificate {
         schema: verify::SCHEMA,
         qtuned: env!("CARGO_PKG_VERSION").to_owned(),

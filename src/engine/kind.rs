@@ -416,7 +416,9 @@ impl Call<'_> {
                 let (pool, divisor) = window.over([n, h, w, c]);
                 let finish = |sum: i32, taps: usize| {
                     if grid.rounding.is_openvino() {
-                        let mean = sum as f32 / divisor(taps) as f32;
+                        // The mean of the integers themselves, less the zero point.
+                        let (count, zero_point) = (divisor(taps), i32::from(input.zero_point));
+                        let mean = (sum + zero_point * count as i32) as f32 / count as f32 - zero_point as f32;
                         let steps = FakeQuantize::of_average(grid, input.scale).steps_at_once(mean);
                         return grid.integer(steps).clamp(*low, (*high).max(*low));
                     }

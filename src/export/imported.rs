@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
-use super::{ExportError, rewrite::computed};
+use super::{ExportError, ROUNDING, rewrite::computed};
 use crate::{
     graph::{Graph, Group, Groups, Op},
     onnx::{
@@ -35,10 +35,13 @@ pub fn imported(
     groups: &Groups,
     digest: &str,
 ) -> Result<Option<QConfigFile>, ExportError> {
-    let proto = ModelProto::decode(bytes).map_err(|_| ExportError::Source)?.graph.ok_or(ExportError::Source)?;
+    let ModelProto { graph, metadata_props, .. } = ModelProto::decode(bytes).map_err(|_| ExportError::Source)?;
+    let proto = graph.ok_or(ExportError::Source)?;
     if !proto.node.iter().any(|node| node.op_type == "DequantizeLinear") {
         return Ok(None);
     }
+    let rounding = metadata_props.iter().find(|entry| entry.key == ROUNDING).map(|entry| rounding(&entry.value));
+    let rounding = rounding.transpose()?.unwrap_or_default();
     let reader = Reader::new(&proto, &model.graph);
     let mut mapping = QConfigMapping { global: None, ..QConfigMapping::preset(Preset::default()) };
     let mut parameters = Vec::with_capacity(groups.len());
@@ -59,7 +62,7 @@ pub fn imported(
     }
     for ((group, grids), taken) in groups.all().iter().zip(all).zip(taken) {
         let found = grids.filter(|grids| grids.output.is_some() || taken);
-        let found = found.map(|grids| grids.qconfig(group)).transpose()?;
+        let found = found.map(|grids| grids.qconfig(group, rounding)).transpose()?;
         mapping.module_name.push((group.id.clone(), found.as_ref().map(|(qconfig, _)| *qconfig)));
         parameters.push(found.map_or_else(|| GroupParameters::fp32(&group.id), |(_, parameters)| parameters));
     }
@@ -71,6 +74,15 @@ pub fn imported(
         mapping,
         groups: parameters,
     }))
+}
+
+/// A rounding by its name.
+fn rounding(name: &str) -> Result<Rounding, ExportError> {
+    let known = Rounding::ALL.into_iter().find(|rounding| rounding.name() == name);
+    known.ok_or_else(|| {
+        let names = Rounding::ALL.map(Rounding::name).join("`, `");
+        ExportError::Model(format!("metadata `{ROUNDING}` is `{name}`, expected one of `{names}`"))
+    })
 }
 
 /// What a file says of a group.
@@ -85,7 +97,7 @@ struct Grids {
 
 impl Grids {
     /// The qconfig that gives these grids, and the grids.
-    fn qconfig(&self, group: &Group) -> Result<(QConfig, GroupParameters), ExportError> {
+    fn qconfig(&self, group: &Group, rounding: Rounding) -> Result<(QConfig, GroupParameters), ExportError> {
         let Grids { inputs, output, scales } = self;
         // Every group in int8 reads or writes integers.
         let first = output.iter().chain(inputs.iter().flatten()).next().ok_or(ExportError::Source)?;
@@ -108,7 +120,7 @@ impl Grids {
                 reduce_range: false,
                 quant_min: narrow(first).then_some(first.quant_min),
                 quant_max: narrow(first).then_some(first.quant_max),
-                rounding: Rounding::default(),
+                rounding,
             },
             weight: WeightSpec {
                 dtype: WeightDtype::Qint8,
@@ -117,13 +129,14 @@ impl Grids {
                 quant_max: None,
                 bias_correction: false,
             },
-            residual: match inputs.iter().all(Option::is_some) {
+            // Where OpenVINO rounds, all would be.
+            residual: match inputs.iter().all(Option::is_some) && !rounding.is_openvino() {
                 true => Residual::Rounded,
                 false => Residual::Fused,
             },
         };
         let affine = |p: &TensorParameters| {
-            p.grid(Rounding::default())
+            p.grid(rounding)
                 .ok_or_else(|| ExportError::Model(format!("group `{}`: a grid is none of its type", group.id)))
         };
         let inputs: Vec<Option<Affine>> =

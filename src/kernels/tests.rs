@@ -495,7 +495,7 @@ fn check_integer(case: Case) -> Result<(), TestCaseError> {
         },
     };
     let near: Vec<u8> = near.iter().map(|n| (n + 128) as u8).collect();
-    let rounding = if test.case.seed % 2 == 0 { Rounding::OpenVino } else { Rounding::OpenVinoStatic };
+    let rounding = if test.case.seed.is_multiple_of(2) { Rounding::OpenVino } else { Rounding::OpenVinoStatic };
     let grid = Affine { rounding, ..test.grid };
     let units: Vec<f32> = test.epilogue.multipliers.iter().map(|m| m * grid.scale).collect();
     let form = Form::Rounded { grid, low: test.low, high: test.high };

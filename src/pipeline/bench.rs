@@ -264,7 +264,17 @@ impl Bench<'_> {
     ) -> Result<Vec<Gain>, PipelineError> {
         let base = self.opened.qconfigs_of(base);
         let _gate = Gate::compute(self.cancel)?;
-        Ok(self.pool.install(|| sensitivity::gains(self.calibrated, &base, samples, load, self.cancel))?)
+        let mut gains = self.pool.install(|| sensitivity::gains(self.calibrated, &base, samples, load, self.cancel))?;
+        gains.retain(|gain| !self.is_summed_in_fp32(gain.group));
+        Ok(gains)
+    }
+
+    /// Whether a group is an addition that OpenVINO computes in fp32 anyway: it takes the sum of a layer as it is and is
+    /// quantized with what reads it, whatever the qconfig says. Nothing can be won by it; the engine, which rounds that sum
+    /// where the addition is in fp32, would only measure something else.
+    pub(super) fn is_summed_in_fp32(&self, group: GroupId) -> bool {
+        let openvino = self.opened.qconfigs.iter().flatten().any(|qconfig| qconfig.activation.rounding.is_openvino());
+        openvino && self.opened.groups.get(group).fed_by.iter().any(Option::is_some)
     }
 
     /// How many samples each group that is still quantized wins when it is in fp32 beside those of `trial`: most first,
@@ -292,7 +302,8 @@ impl Bench<'_> {
         let metric = self.opened.spec.budget.metric;
         let contested =
             Contested { samples: &self.search_split(), metric, fp32: reference.as_deref(), margins: &margins[..] };
-        let candidates: Vec<GroupId> = ranking.iter().copied().filter(|id| base[id.0].is_some()).collect();
+        let is_candidate = |id: &GroupId| base[id.0].is_some() && !self.is_summed_in_fp32(*id);
+        let candidates: Vec<GroupId> = ranking.iter().copied().filter(is_candidate).collect();
         let _gate = Gate::compute(self.cancel)?;
         let screen = || sensitivity::screen(self.calibrated, &base, &candidates, contested, self.cancel);
         Ok(self.pool.install(screen)?)

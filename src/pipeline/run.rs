@@ -282,10 +282,11 @@ pub fn run(
         progress,
         cancel,
     };
-    let order = match opened.spec.search.strategy {
+    let mut order = match opened.spec.search.strategy {
         StrategyKind::LatencyAware => by_noise_for_time(&sensitivities, &bench.group_times(&start, &key, ledger)?),
         StrategyKind::Greedy | StrategyKind::Bisect | StrategyKind::Adaptive => ranking,
     };
+    order.sort_by_key(|&group| bench.is_summed_in_fp32(group));
     let (mut trials, finish) = search(&bench, order, samples, &load, ledger)?;
     bench.compare(&mut trials, ledger)?;
     let budget = opened.spec.budget.budget();

@@ -18,8 +18,8 @@ pub enum Rounding {
     #[default]
     OnnxRuntime,
     /// OpenVINO on CPUs with VNNI, of a file that leaves the batch open, in convolutions, linear layers, additions that take
-    /// the sum of one (`residual: fused`), averages of whole pictures, and where a tensor in fp32 is quantized. Other operators
-    /// round as for ONNX Runtime.
+    /// the sum of one (`residual: fused`), averages, and where a tensor in fp32 is quantized; an average of integers whose zero
+    /// point is not 0 may differ in the last bit. Other operators round as for ONNX Runtime.
     OpenVino,
     /// The same where all shapes are fixed, in the file or by `reshape`: OpenVINO compiles elementwise operators then, which
     /// round products.
@@ -28,6 +28,18 @@ pub enum Rounding {
 }
 
 impl Rounding {
+    /// All, in the order of their documentation.
+    pub const ALL: [Rounding; 3] = [Rounding::OnnxRuntime, Rounding::OpenVino, Rounding::OpenVinoStatic];
+
+    /// The name in qconfigs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rounding::OnnxRuntime => "onnxruntime",
+            Rounding::OpenVino => "openvino",
+            Rounding::OpenVinoStatic => "openvino_static",
+        }
+    }
+
     /// Whether it is one of OpenVINO's.
     #[inline(always)]
     pub fn is_openvino(self) -> bool {
