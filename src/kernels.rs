@@ -17,9 +17,11 @@ mod conv;
 mod depthwise;
 mod elementwise;
 mod epilogue;
+mod grid;
 mod map;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod openvino;
 mod packing;
 #[cfg(target_arch = "x86_64")]
 mod paired;

@@ -9,7 +9,9 @@ use super::{
     Activation, Form, IntegerEpilogue, Kernels, Output, Pictures, Simd, Weight,
     conv::{SHARES, settle},
     dispatch,
-    epilogue::{Epilogue, FloatChannels, FloatLayer, Grid, IntegerLayer, OpenVino, Target},
+    epilogue::{Epilogue, FloatChannels, FloatLayer, IntegerLayer, Target},
+    grid::Grid,
+    openvino::OpenVino,
     packing::Geometry,
     simd::MAX_BLOCK,
 };

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use super::{
     FloatEpilogue, Kernels, Output, Simd, dispatch,
-    epilogue::{Grid, bounds, of_tile, whole},
+    epilogue::of_tile,
+    grid::{Grid, bounds, whole},
     rescale::{Product, Sum},
     simd::MAX_BLOCK,
 };

@@ -2,10 +2,14 @@
 
 use super::{
     Activation, PackedFloat, PackedInteger, Simd,
+    grid::{Grid, NO_GRID, bounds},
+    openvino::OpenVino,
     rescale::Sum,
     simd::{MAX_BLOCK, MAX_LANES},
 };
-use crate::quant::{Affine, FakeQuantize, FusedSum, Rounding};
+use crate::quant::Affine;
+#[cfg(doc)]
+use crate::quant::{FakeQuantize, FusedSum};
 
 /// Where a kernel writes.
 #[derive(Debug)]
@@ -371,190 +375,6 @@ impl FloatEpilogue {
     }
 }
 
-/// For what has no grid, and looks at none.
-const NO_GRID: Affine =
-    Affine { scale: 1.0, zero_point: 0, quant_min: 0, quant_max: 255, rounding: Rounding::OnnxRuntime };
-
-/// A grid as vectors, with the bounds of what is written.
-#[derive(Clone, Copy)]
-pub(super) struct Grid<S: Simd> {
-    scale: S::F,
-    /// `1 / scale`, or NaN where that is not a normal number.
-    reciprocal: S::F,
-    /// Bounds, in steps.
-    low: S::F,
-    high: S::F,
-    minus_zero_point: S::I,
-    /// What is added to a rounded number of steps, so that it counts from the zero point.
-    from_zero_point: S::I,
-    /// Whether the zero point is a part of what is rounded, as OpenVINO has it: `low`, `high` and `bounds` count from 0 then.
-    openvino: bool,
-    /// OpenVINO's, where it is; else not looked at.
-    factor: S::F,
-    offset: S::F,
-    /// What [`Grid::integer`] adds, and takes off again.
-    shift: S::F,
-    shift_back: S::F,
-    bounds: S::Bounds,
-}
-
-/// 1.5·2²³: with a number below 2²² added to it an f32 has no place for fractions, and rounds to even.
-const NO_FRACTIONS: f32 = 12_582_912.0;
-
-/// Its methods ask of their caller what those of [`Simd`] do.
-impl<S: Simd> Grid<S> {
-    #[inline(always)]
-    pub(super) unsafe fn new(grid: &Affine, low: u8, high: u8) -> Grid<S> {
-        let zero_point = i32::from(grid.zero_point);
-        let reciprocal = Some(grid.scale.recip()).filter(|r| r.is_normal()).unwrap_or(f32::NAN);
-        let openvino = grid.rounding.is_openvino();
-        let FakeQuantize { scale: factor, offset } = FakeQuantize::of_tensor(grid, 1.0);
-        // What is added to rounded steps, and what they have in them.
-        let (added, within) = if openvino { (0, zero_point) } else { (zero_point, 0) };
-        // SAFETY: the caller's promise.
-        unsafe {
-            Grid {
-                scale: S::splat(grid.scale),
-                reciprocal: S::splat(reciprocal),
-                low: S::splat((i32::from(low) - added) as f32),
-                high: S::splat((i32::from(high) - added) as f32),
-                minus_zero_point: S::splat_i(-zero_point),
-                from_zero_point: S::splat_i(-within),
-                openvino,
-                factor: S::splat(factor),
-                offset: S::splat(offset),
-                shift: S::splat(NO_FRACTIONS),
-                // An integer, and so small that it is exact.
-                shift_back: S::splat(zero_point as f32 - NO_FRACTIONS),
-                bounds: S::bounds(added as u8, low, high),
-            }
-        }
-    }
-
-    /// [`Affine::quantize`] of four vectors, in the order of [`Simd::narrow`].
-    ///
-    /// Divides only where it matters: `x · (1 / scale)` is within 2⁻¹³ of the quotient wherever that is on a grid, and
-    /// mostly so far from the middle between two integers that both round to the same.
-    #[inline(always)]
-    pub(super) unsafe fn quantize(&self, [a, b, c, d]: [S::F; 4]) -> S::Bytes {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if self.openvino {
-                let (f, o) = (self.factor, self.offset);
-                return self.narrow([
-                    S::add(S::mul(a, f), o),
-                    S::add(S::mul(b, f), o),
-                    S::add(S::mul(c, f), o),
-                    S::add(S::mul(d, f), o),
-                ]);
-            }
-            let r = self.reciprocal;
-            let mut steps = [S::mul(a, r), S::mul(b, r), S::mul(c, r), S::mul(d, r)];
-            if !S::round_alike(steps) {
-                let s = self.scale;
-                steps = [S::div(a, s), S::div(b, s), S::div(c, s), S::div(d, s)];
-            }
-            self.narrow(steps)
-        }
-    }
-
-    /// [`Affine::dequantize`] of a vector of integers in 0..=255.
-    #[inline(always)]
-    pub(super) unsafe fn dequantize(&self, q: S::I) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe { S::mul(S::to_float(S::add_i(q, self.minus_zero_point)), self.scale) }
-    }
-
-    /// `clamp(rne(x) + zero_point)` for `x` in steps of the grid, in the order of [`Simd::narrow`]; with OpenVINO's rounding the
-    /// zero point is a part of `x`, here and in [`Grid::round`].
-    #[inline(always)]
-    pub(super) unsafe fn narrow(&self, x: [S::F; 4]) -> S::Bytes {
-        // SAFETY: the caller's promise.
-        unsafe { S::narrow(x, &self.bounds) }
-    }
-
-    /// `clamp(rne(x) + zero_point)` as a number, for `x` in steps of the grid, and ONNX Runtime's rounding.
-    #[inline(always)]
-    unsafe fn integer(&self, x: S::F) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe { S::add(S::add(S::min(S::max(x, self.low), self.high), self.shift), self.shift_back) }
-    }
-
-    /// `rne(clamp(x))·scale` for `x` in steps of the grid: narrowed and dequantized.
-    #[inline(always)]
-    pub(super) unsafe fn round(&self, x: S::F) -> S::F {
-        // SAFETY: the caller's promise. The bounds are integers, so clamping before rounding is the same.
-        unsafe {
-            let steps = S::add_i(S::round(S::min(S::max(x, self.low), self.high)), self.from_zero_point);
-            S::mul(S::to_float(steps), self.scale)
-        }
-    }
-}
-
-/// What becomes of the products of `N` vectors of channels as in OpenVINO. Its methods ask of their caller what those of
-/// [`Simd`] do.
-#[derive(Clone, Copy)]
-pub(super) struct OpenVino<S: Simd, const N: usize> {
-    biases: [S::F; N],
-    /// [`FakeQuantize`] of what is rounded. Where it is not yet, nothing: 1 and 0.
-    scale: S::F,
-    offset: S::F,
-    /// [`FusedSum`] of what is added.
-    minus_shift: S::F,
-    reciprocal: S::F,
-    sum_scale: S::F,
-    sum_offset: S::F,
-    rounds_product: bool,
-}
-
-impl<S: Simd, const N: usize> OpenVino<S, N> {
-    /// Of a layer with these biases.
-    #[inline(always)]
-    pub(super) unsafe fn new(biases: [S::F; N], form: Form, residual: Option<&IntegerResidual<'_>>) -> OpenVino<S, N> {
-        let FakeQuantize { scale, offset } = match form {
-            Form::Rounded { grid, .. } => FakeQuantize::of_layer(&grid, 1.0),
-            Form::Float { .. } => FakeQuantize { scale: 1.0, offset: 0.0 },
-        };
-        // Of what is not added nothing is asked.
-        let (x_grid, grid) = residual.map_or((NO_GRID, NO_GRID), |r| (r.x_grid, r.grid));
-        let FusedSum { shift, reciprocal, quantize, rounds_product } = FusedSum::new(&x_grid, &grid);
-        // SAFETY: the caller's promise.
-        unsafe {
-            OpenVino {
-                biases,
-                scale: S::splat(scale),
-                offset: S::splat(offset),
-                minus_shift: S::splat(-shift),
-                reciprocal: S::splat(reciprocal),
-                sum_scale: S::splat(quantize.scale),
-                sum_offset: S::splat(quantize.offset),
-                rounds_product,
-            }
-        }
-    }
-
-    /// Products of the `N`th vector with their bias; in steps of the grid where there is one.
-    #[inline(always)]
-    pub(super) unsafe fn steps(&self, products: S::F, vector: usize) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe { S::fma(S::add(products, self.biases[vector]), self.scale, self.offset) }
-    }
-
-    /// [`FusedSum::steps`].
-    #[inline(always)]
-    unsafe fn sum(&self, v: S::F, q: S::I) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let shifted = S::mul(S::add(v, self.minus_shift), self.reciprocal);
-            let sum = S::add(shifted, S::to_float(q));
-            match self.rounds_product {
-                true => S::add(S::mul(sum, self.sum_scale), self.sum_offset),
-                false => S::fma(sum, self.sum_scale, self.sum_offset),
-            }
-        }
-    }
-}
-
 /// The epilogue of a layer in integers.
 pub(super) struct IntegerLayer<'a> {
     pub packed: &'a PackedInteger,
@@ -825,19 +645,4 @@ unsafe fn residual<S: Simd>(channels: &IntegerChannels<S>, place: Place) -> [S::
 unsafe fn clip<S: Simd>([a, b]: [S::F; 2], [min, max]: [S::F; 2]) -> [S::F; 2] {
     // SAFETY: the caller's promise.
     unsafe { [S::min(S::max(a, min), max), S::min(S::max(b, min), max)] }
-}
-
-/// What quantizing and then clipping to `low..=high` leaves, which is one range.
-pub(super) fn bounds(grid: &Affine, low: u8, high: u8) -> [u8; 2] {
-    [grid.quant_min.max(low).min(high), grid.quant_max.max(low).min(high)]
-}
-
-/// A grid with its own bounds.
-///
-/// # Safety
-/// As for [`Simd`].
-#[inline(always)]
-pub(super) unsafe fn whole<S: Simd>(grid: &Affine) -> Grid<S> {
-    // SAFETY: the caller's promise.
-    unsafe { Grid::new(grid, grid.quant_min, grid.quant_max) }
 }
