@@ -127,7 +127,7 @@ pub enum Target {
 impl Target {
     /// The engine that a network is for, as far as its qconfig says: OpenVINO where it rounds as that does.
     pub fn of(network: &Converted) -> Target {
-        match rounding(network).is_openvino() {
+        match Rounding::of(&network.qconfigs).is_openvino() {
             true => Target::OpenVino,
             false => Target::default(),
         }
@@ -136,12 +136,6 @@ impl Target {
 
 /// Key of the metadata that names the rounding.
 const ROUNDING: &str = "qtuned.rounding";
-
-/// As which engine a network rounds, which is one for all of it.
-pub fn rounding(network: &Converted) -> Rounding {
-    let first = network.qconfigs.iter().flatten().next();
-    first.map_or(Rounding::default(), |qconfig| qconfig.activation.rounding)
-}
 
 /// What keeps a model from being exported.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +208,7 @@ pub fn qdq(
         let graph = proto.graph.take().ok_or(ExportError::Source)?;
         let (graph, written) = rewrite::rewrite(source, graph, &quantized, target)?;
         (proto.graph, probes) = (Some(graph), written);
-        let rounding = rounding(restored);
+        let rounding = Rounding::of(&restored.qconfigs);
         if rounding != Rounding::default() {
             let entry = StringStringEntryProto { key: ROUNDING.to_owned(), value: rounding.name().to_owned() };
             proto.metadata_props.push(entry);
@@ -227,6 +221,7 @@ pub fn qdq(
     Ok(Exported { model: proto.encode_to_vec(), data, probes, fixed_shapes })
 }
 
+/// Whether every size of an input is a number.
 fn is_fixed(input: &ValueInfoProto) -> bool {
     let tensor = input.r#type.as_ref().and_then(|r#type| r#type.tensor_type.as_ref());
     let shape = tensor.and_then(|tensor| tensor.shape.as_ref());

@@ -39,7 +39,7 @@ def answers(path, fixed):
     model = core.read_model(path)
     if fixed:
         model.reshape([1, 1, 28, 28])
-    # As f32 says, not as a hint of the CPU's may have it in bf16.
+    # On CPUs with bf16 it would run what is not in int8 in that.
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return numpy.concatenate([compiled({0: INPUT[i : i + 1]})[0].copy() for i in range(SAMPLES)])
 

@@ -118,7 +118,7 @@ fn onnx(global: &Global, args: &ExportArgs, deployment: &Deployment) -> Result<(
         written.push(beside);
     }
     output::write(&path, &exported.model)?;
-    if exported.fixed_shapes && export::rounding(&restored) == Rounding::OpenVino {
+    if exported.fixed_shapes && Rounding::of(&restored.qconfigs) == Rounding::OpenVino {
         tracing::warn!(
             "the sizes of this model's inputs are fixed, where OpenVINO rounds additions as `rounding: openvino_static` does"
         );

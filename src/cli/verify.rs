@@ -25,6 +25,7 @@ use crate::{
     job, output,
     pipeline::{SplitSamples, check_form},
     ptq,
+    quant::Rounding,
     search::Key,
     verify::{
         self, Accuracy, Certificate, Comparison, Hashes, LayerComparison, Network, OnnxRuntime, Reread, Tolerance,
@@ -130,7 +131,7 @@ pub(super) fn run(global: &Global, args: &VerifyArgs) -> Result<()> {
     if !verify::multiplies_exactly() {
         warnings.push("this CPU has no VNNI: engines that multiply bytes by vpmaddubsw may saturate here".to_owned());
     }
-    if export::rounding(&restored).is_openvino() {
+    if Rounding::of(&restored.qconfigs).is_openvino() {
         warnings.push("the qconfig rounds as OpenVINO does, to the last bit; ONNX Runtime rounds otherwise".to_owned());
     }
     let mut certificate = Certificate {

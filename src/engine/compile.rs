@@ -175,21 +175,16 @@ impl Builder<'_> {
                     let multipliers: Vec<f32> = (weight.scales.scales.iter())
                         .map(|&s| requantization_multiplier(input.scale, s, unit))
                         .collect();
-                    let mut constants: Vec<i32> = (weight.packed.sums().iter().enumerate())
-                        .map(|(c, _)| bias.map_or(0, |b| weight.scales.quantize_bias(c, b[c], input.scale)))
-                        .collect();
+                    let in_steps = |c: usize| bias.map_or(0, |b| weight.scales.quantize_bias(c, b[c], input.scale));
+                    let constant = |(c, sum): (usize, &i32)| {
+                        let bias = if openvino { 0 } else { in_steps(c) };
+                        bias - i32::from(input.zero_point) * sum
+                    };
+                    let constants = weight.packed.sums().iter().enumerate().map(constant).collect();
                     let biases = match openvino {
-                        true => constants
-                            .iter_mut()
-                            .map(std::mem::take)
-                            .zip(&multipliers)
-                            .map(|(b, m)| b as f32 * m)
-                            .collect(),
+                        true => multipliers.iter().enumerate().map(|(c, m)| in_steps(c) as f32 * m).collect(),
                         false => Vec::new(),
                     };
-                    for (constant, sum) in constants.iter_mut().zip(weight.packed.sums()) {
-                        *constant -= i32::from(input.zero_point) * sum;
-                    }
                     let form = match q.output {
                         Some(grid) => Form::Rounded { grid, low, high },
                         None => Form::Float { min, max },

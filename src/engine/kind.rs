@@ -414,13 +414,13 @@ impl Call<'_> {
             }
             (Kind::AverageInteger { window, input, grid, low, high }, [Data::Quantized(x)], out) => {
                 let (pool, divisor) = window.over([n, h, w, c]);
+                let quantize = grid.rounding.is_openvino().then(|| FakeQuantize::of_average(grid, input.scale));
                 let finish = |sum: i32, taps: usize| {
-                    if grid.rounding.is_openvino() {
+                    if let Some(quantize) = quantize {
                         // The mean of the integers themselves, less the zero point.
                         let (count, zero_point) = (divisor(taps), i32::from(input.zero_point));
                         let mean = (sum + zero_point * count as i32) as f32 / count as f32 - zero_point as f32;
-                        let steps = FakeQuantize::of_average(grid, input.scale).steps_at_once(mean);
-                        return grid.integer(steps).clamp(*low, (*high).max(*low));
+                        return grid.integer(quantize.steps_at_once(mean)).clamp(*low, (*high).max(*low));
                     }
                     // The mean in steps of the output: s_x / (s_y · taps), rounded to f32 after the product and after the
                     // division, as in ONNX Runtime's QLinearGlobalAveragePool.

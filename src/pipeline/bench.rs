@@ -26,7 +26,7 @@ use crate::{
     onnx::Model,
     pareto,
     ptq::{Calibrated, Converted, LoadSample, SampleError},
-    quant::{GroupParameters, QConfigFile},
+    quant::{GroupParameters, QConfigFile, Rounding},
     search::{Budget, Candidate, DropInterval, DropKind, GroupTime, Key, Trial},
     sensitivity::{self, Contested, Gain, Won},
 };
@@ -273,8 +273,8 @@ impl Bench<'_> {
     /// quantized with what reads it, whatever the qconfig says. Nothing can be won by it; the engine, which rounds that sum
     /// where the addition is in fp32, would only measure something else.
     pub(super) fn is_summed_in_fp32(&self, group: GroupId) -> bool {
-        let openvino = self.opened.qconfigs.iter().flatten().any(|qconfig| qconfig.activation.rounding.is_openvino());
-        openvino && self.opened.groups.get(group).fed_by.iter().any(Option::is_some)
+        Rounding::of(&self.opened.qconfigs).is_openvino()
+            && self.opened.groups.get(group).fed_by.iter().any(Option::is_some)
     }
 
     /// How many samples each group that is still quantized wins when it is in fp32 beside those of `trial`: most first,

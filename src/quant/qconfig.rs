@@ -59,8 +59,8 @@ pub struct ActivationSpec {
     /// Largest integer; the dtype's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quant_max: Option<i32>,
-    /// As which engine numbers are rounded to integers, to the last bit; `onnxruntime` when absent. The others are for `quint8` with all
-    /// of its integers, and need `residual: fused`.
+    /// As which engine numbers are rounded to integers, to the last bit; `onnxruntime` when absent. The others are for `quint8`
+    /// with all of its integers, and need `residual: fused`.
     #[serde(default, skip_serializing_if = "Rounding::is_default")]
     pub rounding: Rounding,
 }

@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Affine;
+use super::{Affine, QConfig};
 
 /// As which engine a network rounds, to the last bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +30,11 @@ pub enum Rounding {
 impl Rounding {
     /// All, in the order of their documentation.
     pub const ALL: [Rounding; 3] = [Rounding::OnnxRuntime, Rounding::OpenVino, Rounding::OpenVinoStatic];
+
+    /// That of a network: all its qconfigs have one ([`QConfigMapping::resolve`](super::QConfigMapping::resolve) sees to it).
+    pub fn of(qconfigs: &[Option<QConfig>]) -> Rounding {
+        qconfigs.iter().flatten().next().map_or(Rounding::default(), |qconfig| qconfig.activation.rounding)
+    }
 
     /// The name in qconfigs.
     pub fn name(self) -> &'static str {
