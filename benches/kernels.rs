@@ -12,7 +12,7 @@ use qtuned::{
         FloatEpilogue, Form, Geometry, IntegerEpilogue, IntegerResidual, Kernels, Output, PackedFloat, PackedInteger,
         Pictures, PoolWindow,
     },
-    quant::{Affine, Rounding},
+    quant::{Affine, FakeQuantize, Rounding},
 };
 
 /// Name, side of the input, channels read and written, groups, kernel, stride.
@@ -46,6 +46,7 @@ fn layers(criterion: &mut Criterion) {
             constants: vec![17; out_channels],
             multipliers: vec![0.001; out_channels],
             biases: Vec::new(),
+            steps: FakeQuantize::IDENTITY,
             form: Form::Rounded { grid, low: 3, high: 255 },
         };
         let (mut y, mut qy) = (vec![0.0f32; outputs], vec![0u8; outputs]);
@@ -88,11 +89,12 @@ fn residuals(criterion: &mut Criterion) {
         constants: vec![17; out_channels],
         multipliers: vec![multiplier; out_channels],
         biases: Vec::new(),
+        steps: FakeQuantize::IDENTITY,
         form,
     };
     let rounded = epilogue(Form::Rounded { grid, low: 0, high: 255 }, 0.001);
     let float = epilogue(Form::Float { min: f32::NEG_INFINITY, max: f32::INFINITY }, 0.001 * grid.scale);
-    let residual = IntegerResidual { x: &addend, first: false, x_grid: grid, grid, low: 0, high: 255 };
+    let residual = IntegerResidual { layer: None, x: &addend, first: false, x_grid: grid, grid, low: 0, high: 255 };
     let (mut between, mut y) = (vec![0u8; outputs], vec![0u8; outputs]);
 
     let mut group = criterion.benchmark_group("residual mobilenet_v2 14x14 384-64");

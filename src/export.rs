@@ -114,8 +114,8 @@ pub enum Target {
     #[default]
     OnnxRuntime,
     /// OpenVINO's: layers without quantized weights stay in fp32 by themselves. It runs additions of either residual in
-    /// integers, and rounds no sum of a layer before: what is measured here is what it computes with its own rounding,
-    /// `preset: openvino`.
+    /// integers, and of a sum that has a pair before it takes only the range: what is measured here is what it computes with
+    /// its own rounding, `preset: openvino`.
     OpenVino,
     /// TensorRT's: activations in s8 with zero point 0, biases in fp32, and nothing between QuantizeLinear and
     /// DequantizeLinear. Where a qconfig leaves out the lowest integer, the file does not. Of an addition it wants a pair on

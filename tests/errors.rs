@@ -50,15 +50,15 @@ const RAISED: &[(&str, Raise)] = &[
         b.job("qconfig={preset: x86, module_name: {make_y_c: {activation: {reduce_range: true, quant_max: 200}}}}")
     }),
     ("MappingError::Rounding", |b| {
-        b.job("qconfig={'': {residual: fused, activation: {rounding: openvino}}, module_name: {make_y_c: onednn}}")
+        b.job("qconfig={'': {activation: {rounding: openvino}}, module_name: {make_y_c: onednn}}")
     }),
     ("QConfigError::Range", |b| b.job("qconfig={'': {activation: {quant_min: 10, quant_max: 5}}}")),
     ("QConfigError::ReduceRangeTwice", |b| b.job("qconfig={'': {activation: {reduce_range: true, quant_max: 200}}}")),
     ("QConfigError::PercentileUnused", |b| b.job("qconfig={'': {activation: {observer: minmax, percentile: 99}}}")),
     ("QConfigError::RoundingRange", |b| {
-        b.job("qconfig={'': {residual: fused, activation: {rounding: openvino_static, reduce_range: true}}}")
+        b.job("qconfig={'': {activation: {rounding: openvino_static, reduce_range: true}}}")
     }),
-    ("QConfigError::RoundingResidual", |b| b.job("qconfig={'': {activation: {rounding: openvino}}}")),
+    ("QConfigError::RoundingResidual", |b| b.job("qconfig={'': {residual: fused, activation: {rounding: openvino}}}")),
     ("QConfigError::OneSidedWeight", |b| b.job("qconfig={'': {weight: {quant_min: 0}}}")),
     ("PipelineError::NothingToQuantize", |b| b.job("qconfig={'': null}")),
     ("FormError::Shape", |b| b.job("data.preprocess.center_crop=8")),

@@ -3,7 +3,7 @@
 use qtuned::{
     graph::Window,
     kernels::{Form, Geometry, IntegerEpilogue, Kernels, Output, PackedInteger, Pictures},
-    quant::{Affine, Rounding, requantization_multiplier},
+    quant::{Affine, FakeQuantize, Rounding, requantization_multiplier},
 };
 use serde::Deserialize;
 
@@ -118,6 +118,7 @@ fn sums_of_conv_integer_are_exact() {
                     constants: case.constants(&packed, &minus),
                     multipliers: vec![1.0; due.len()],
                     biases: Vec::new(),
+                    steps: FakeQuantize::IDENTITY,
                     form: Form::Rounded { grid: grid(1.0, 128), low: 0, high: 255 },
                 };
                 let y = case.run(kernels, &packed, &epilogue);
@@ -144,6 +145,7 @@ fn qlinear_conv_differs_by_one_step_at_most_and_rarely() {
                 constants: case.constants(&packed, &quantized.bias),
                 multipliers: quantized.w_scales.iter().map(multiplier).collect(),
                 biases: Vec::new(),
+                steps: FakeQuantize::IDENTITY,
                 form: Form::Rounded { grid: grid(quantized.y_scale, quantized.y_zero_point), low: 0, high: 255 },
             };
             let y = case.run(kernels, &packed, &epilogue);

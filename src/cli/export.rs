@@ -120,7 +120,7 @@ fn onnx(global: &Global, args: &ExportArgs, deployment: &Deployment) -> Result<(
     output::write(&path, &exported.model)?;
     if exported.fixed_shapes && Rounding::of(&restored.qconfigs) == Rounding::OpenVino {
         tracing::warn!(
-            "the sizes of this model's inputs are fixed, where OpenVINO rounds additions as `rounding: openvino_static` does"
+            "the sizes of this model's inputs are fixed, where OpenVINO quantizes them as `rounding: openvino_static` does"
         );
     }
     let groups = &deployment.qconfig.groups;

@@ -14,13 +14,18 @@ use super::{
 use crate::{
     graph::{Broadcast, Graph, Group, GroupId, Groups, Node, NodeId, Op, ValueId, broadcast},
     kernels::{FloatEpilogue, Form, IntegerEpilogue},
-    quant::{Affine, requantization_multiplier},
+    quant::{Affine, FakeQuantize, LayerSteps, Rounding, requantization_multiplier},
 };
 
 pub(super) fn compile(engine: &Engine, quantization: &[Option<GroupQuantization>]) -> Plan {
     assert_eq!(quantization.len(), engine.groups.len());
     let graph = &engine.graph;
-    let wants = wants(graph, &engine.groups, quantization);
+    let sums = unrounded(graph, &engine.groups, quantization);
+    let wants = wants(graph, &engine.groups, quantization, &sums);
+    let mut taken = vec![false; engine.groups.len()];
+    for (group, operand) in engine.groups.all().iter().zip(&sums) {
+        operand.and_then(|operand| group.fed_by[operand]).into_iter().for_each(|layer| taken[layer.0] = true);
+    }
     let mut builder = Builder {
         graph,
         slots: graph.inputs.iter().map(|&value| Slot { value, representation: Representation::Float }).collect(),
@@ -38,7 +43,10 @@ pub(super) fn compile(engine: &Engine, quantization: &[Option<GroupQuantization>
                 let group = engine.groups.get(id);
                 let wanted = &wants[group.output.0];
                 weight_bytes += match &quantization[id.0] {
-                    Some(q) => builder.integer_group(engine, id, q, wanted),
+                    Some(q) => {
+                        let output = q.output.filter(|_| !taken[id.0]);
+                        builder.integer_group(engine, id, q, (output, sums[id.0]), wanted)
+                    }
                     None => builder.float_group(engine, group.anchor, Some(group), wanted),
                 };
             }
@@ -52,8 +60,35 @@ pub(super) fn compile(engine: &Engine, quantization: &[Option<GroupQuantization>
     builder.finish(engine, outputs, weight_bytes)
 }
 
-/// For each value, the representations that its readers want, without repetition.
-fn wants(graph: &Graph, groups: &Groups, quantization: &[Option<GroupQuantization>]) -> Vec<Vec<Representation>> {
+/// For each addition, its operand whose sum is not rounded before: none by `residual: rounded`, but OpenVINO rounds no sum of
+/// a convolution in integers that alone feeds an addition, of two that of the first. It adds where the other operand lies, and so keeps
+/// apart a convolution that reads that.
+fn unrounded(graph: &Graph, groups: &Groups, quantization: &[Option<GroupQuantization>]) -> Vec<Option<usize>> {
+    let operand = |(group, q): (&Group, &Option<GroupQuantization>)| {
+        let q = q.as_ref().filter(|_| group.fed_by.iter().any(Option::is_some))?;
+        if let Some(operand) = q.inputs.iter().position(Option::is_none) {
+            return Some(operand);
+        }
+        let is_taken = |operand: &usize| {
+            let layer = group.fed_by[*operand].filter(|layer| quantization[layer.0].is_some());
+            layer.map(|layer| groups.get(layer)).is_some_and(|layer| {
+                let is_convolution = matches!(graph.node(layer.anchor).op, Op::Conv(_));
+                is_convolution && !layer.inputs.contains(&group.inputs[1 - operand])
+            })
+        };
+        let openvino = q.output.is_some_and(|grid| grid.rounding.is_openvino());
+        (0..2).find(is_taken).filter(|_| openvino)
+    };
+    groups.all().iter().zip(quantization).map(operand).collect()
+}
+
+/// For each value, the representations that its readers want, without repetition. `sums` are operands that are not rounded.
+fn wants(
+    graph: &Graph,
+    groups: &Groups,
+    quantization: &[Option<GroupQuantization>],
+    sums: &[Option<usize>],
+) -> Vec<Vec<Representation>> {
     let mut wants: Vec<Vec<Representation>> = vec![Vec::new(); graph.values.len()];
     fn want(list: &mut Vec<Representation>, representation: Representation) {
         if !list.contains(&representation) {
@@ -65,7 +100,7 @@ fn wants(graph: &Graph, groups: &Groups, quantization: &[Option<GroupQuantizatio
         match groups.of_node(NodeId(index)) {
             Some(id) if groups.get(id).anchor.0 == index => {
                 for (i, input) in node.inputs.iter().enumerate() {
-                    let grid = quantization[id.0].as_ref().and_then(|q| q.inputs[i]);
+                    let grid = quantization[id.0].as_ref().and_then(|q| q.inputs[i]).filter(|_| sums[id.0] != Some(i));
                     want(&mut wants[input.0], grid.map_or(Representation::Float, Representation::Quantized));
                 }
             }
@@ -127,13 +162,22 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds a group that runs in integers; gives the bytes of its weight.
-    fn integer_group(&mut self, engine: &Engine, id: GroupId, q: &GroupQuantization, wanted: &[Representation]) -> u64 {
+    /// Adds a group that runs in integers; gives the bytes of its weight. `rounded` is the grid to which it rounds, and `sum`
+    /// the operand whose sum is not.
+    fn integer_group(
+        &mut self,
+        engine: &Engine,
+        id: GroupId,
+        q: &GroupQuantization,
+        (rounded, sum): (Option<Affine>, Option<usize>),
+        wanted: &[Representation],
+    ) -> u64 {
         let group = engine.groups.get(id);
         let node = self.graph.node(group.anchor);
-        let mut inputs = (group.inputs.iter().zip(&q.inputs))
-            .map(|(&value, &grid)| self.slot(value, grid.into(), group.anchor))
-            .collect::<Vec<_>>();
+        let mut slot = |(operand, (&value, &grid)): (usize, (&ValueId, &Option<Affine>))| {
+            self.slot(value, grid.filter(|_| sum != Some(operand)).into(), group.anchor)
+        };
+        let inputs: Vec<SlotId> = group.inputs.iter().zip(&q.inputs).enumerate().map(&mut slot).collect();
         let (min, max) = clip(self.graph, group);
         let grids: Vec<Affine> = q.inputs.iter().copied().flatten().collect();
         let input = grids[0];
@@ -142,15 +186,16 @@ impl Builder<'_> {
         let (low, high) = output.clip(min, max);
         let mut bytes = 0;
         let kind = match &node.op {
-            Op::Add if grids.len() == 1 => {
-                // The sum of the layer first.
-                inputs.sort_by_key(|slot| self.slots[slot.0].representation != Representation::Float);
-                Kind::AddSum { addend: input, grid: output, low, high }
-            }
-            Op::Add | Op::Mul => {
-                let (pair, per_channel) = pair(self.graph, node);
-                Kind::PairInteger { pair, per_channel, a: input, b: grids[1], grid: output, low, high }
-            }
+            Op::Add | Op::Mul => match sum {
+                Some(operand) => {
+                    let addend = q.inputs[1 - operand].unwrap_or(input);
+                    Kind::AddSum { layer: q.inputs[operand], addend, grid: output, low, high }
+                }
+                None => {
+                    let (pair, per_channel) = pair(self.graph, node);
+                    Kind::PairInteger { pair, per_channel, a: input, b: grids[1], grid: output, low, high }
+                }
+            },
             &Op::Map(function) => {
                 Kind::MapInteger(Arc::new(Table::new(input, output, [low, high], |x| function.apply(x))))
             }
@@ -169,9 +214,8 @@ impl Builder<'_> {
                     let weight = engine.weights.integer(node, group.anchor, q).expect("other groups have a weight");
                     let own_bias = layer(node).and_then(|l| l.bias);
                     let bias = q.bias.as_deref().or(own_bias);
-                    // OpenVINO goes by units of the tensor until it rounds, and adds the bias in f32.
                     let openvino = output.rounding.is_openvino();
-                    let unit = q.output.filter(|_| !openvino).map_or(1.0, |grid| grid.scale);
+                    let unit = rounded.filter(|_| !openvino).map_or(1.0, |grid| grid.scale);
                     let multipliers: Vec<f32> = (weight.scales.scales.iter())
                         .map(|&s| requantization_multiplier(input.scale, s, unit))
                         .collect();
@@ -181,23 +225,40 @@ impl Builder<'_> {
                         bias - i32::from(input.zero_point) * sum
                     };
                     let constants = weight.packed.sums().iter().enumerate().map(constant).collect();
-                    let biases = match openvino {
-                        true => multipliers.iter().enumerate().map(|(c, m)| in_steps(c) as f32 * m).collect(),
-                        false => Vec::new(),
+                    let LayerSteps { multipliers, biases, steps } = match openvino {
+                        true => {
+                            let in_units = |(c, m): (usize, &f32)| bias.map(|_| in_steps(c) as f32 * m);
+                            let biases = multipliers.iter().enumerate().filter_map(in_units).collect();
+                            match (rounded, &node.op) {
+                                (None, _) => LayerSteps::unrounded(multipliers, biases),
+                                (Some(grid), Op::Linear(_)) => {
+                                    // On a grid without negative numbers ReLU does nothing.
+                                    let is_activated = group.activation.is_some() && grid.zero_point != 0;
+                                    LayerSteps::of_linear(multipliers, biases, &grid, is_activated)
+                                }
+                                (Some(grid), _) => LayerSteps::of_convolution(multipliers, biases, &grid),
+                            }
+                        }
+                        false => LayerSteps { multipliers, biases: Vec::new(), steps: FakeQuantize::IDENTITY },
                     };
-                    let form = match q.output {
+                    let form = match rounded {
                         Some(grid) => Form::Rounded { grid, low, high },
                         None => Form::Float { min, max },
                     };
-                    let epilogue = Arc::new(IntegerEpilogue { constants, multipliers, biases, form });
+                    let epilogue = Arc::new(IntegerEpilogue { constants, multipliers, biases, steps, form });
                     bytes = group.parameters - own_bias.map_or(0, |b| b.len() as u64)
                         + 4 * (bias.map_or(0, <[f32]>::len) + weight.stored_scales().len()) as u64;
                     Kind::ConvInteger { weight, zero_point: input.zero_point, epilogue, sum: None }
                 }
             },
         };
-        let own = q.output.into();
+        let own = rounded.into();
         let to = if wanted.contains(&own) { own } else { Representation::Float };
+        // The sum of a layer first.
+        let inputs = match sum {
+            Some(operand) => vec![inputs[operand], inputs[1 - operand]],
+            None => inputs,
+        };
         self.push(group.anchor, kind, inputs, group.output, to, true);
         bytes
     }
@@ -228,6 +289,12 @@ impl Builder<'_> {
             op => match average(op) {
                 Some(window) => Kind::AverageFloat { window, epilogue },
                 None => {
+                    // OpenVINO has what quantizes behind a layer in the layer, and compiles it with nothing else.
+                    let in_layer = |grid: Affine| match grid.rounding {
+                        Rounding::OpenVinoStatic => Affine { rounding: Rounding::OpenVino, ..grid },
+                        _ => grid,
+                    };
+                    let epilogue = FloatEpilogue { grid: epilogue.grid.map(in_layer), ..epilogue };
                     let packed = engine.weights.float(node, id).expect("other groups have a weight");
                     Kind::ConvFloat { packed, epilogue, sum: None }
                 }
@@ -339,16 +406,15 @@ fn with_sum(conv: &Kind, add: &Kind, operand: usize) -> Option<Kind> {
             let dense = !packed.geometry().is_depthwise();
             dense.then(|| Kind::ConvFloat { packed: packed.clone(), epilogue: *epilogue, sum: Some(*sum) })
         }
-        (Kind::ConvInteger { weight, zero_point, epilogue, sum: None }, &Kind::AddSum { addend, grid, low, high })
-            if operand == 0 && matches!(epilogue.form, Form::Float { .. }) =>
-        {
-            Some(Kind::ConvInteger {
-                weight: weight.clone(),
-                zero_point: *zero_point,
-                epilogue: epilogue.clone(),
-                sum: Some(IntegerSum { addend, addend_first: false, grid, low, high }),
-            })
-        }
+        (
+            Kind::ConvInteger { weight, zero_point, epilogue, sum: None },
+            &Kind::AddSum { layer, addend, grid, low, high },
+        ) if operand == 0 && matches!(epilogue.form, Form::Float { .. }) => Some(Kind::ConvInteger {
+            weight: weight.clone(),
+            zero_point: *zero_point,
+            epilogue: epilogue.clone(),
+            sum: Some(IntegerSum { layer, addend, addend_first: false, grid, low, high }),
+        }),
         (
             Kind::ConvInteger { weight, zero_point, epilogue, sum: None },
             &Kind::PairInteger { pair: Pair::Add, per_channel: None, a, b, grid, low, high },
@@ -360,7 +426,7 @@ fn with_sum(conv: &Kind, add: &Kind, operand: usize) -> Option<Kind> {
                 weight: weight.clone(),
                 zero_point: *zero_point,
                 epilogue: epilogue.clone(),
-                sum: Some(IntegerSum { addend, addend_first, grid, low, high }),
+                sum: Some(IntegerSum { layer: None, addend, addend_first, grid, low, high }),
             })
         }
         _ => None,

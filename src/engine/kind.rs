@@ -46,8 +46,9 @@ pub(super) enum Kind {
         low: u8,
         high: u8,
     },
-    /// The sum of a layer in f32, and integers.
+    /// The sum of a layer in f32, and integers. `layer` is the grid of the sum where OpenVINO clips it to that.
     AddSum {
+        layer: Option<Affine>,
         addend: Affine,
         grid: Affine,
         low: u8,
@@ -122,6 +123,8 @@ impl Table {
 /// An addition in integers that a convolution does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct IntegerSum {
+    /// The grid to whose range OpenVINO clips what the convolution gives.
+    pub layer: Option<Affine>,
     /// The grid of what is added.
     pub addend: Affine,
     /// Whether that is the first of the two.
@@ -319,8 +322,8 @@ impl Call<'_> {
                 out,
             ) => {
                 let pictures = Pictures { x, dims: [n, h, w], padding: *zero_point };
-                let IntegerSum { addend: x_grid, addend_first: first, grid, low, high } = *sum;
-                let residual = IntegerResidual { x: addend, first, x_grid, grid, low, high };
+                let IntegerSum { layer, addend: x_grid, addend_first: first, grid, low, high } = *sum;
+                let residual = IntegerResidual { layer, x: addend, first, x_grid, grid, low, high };
                 kernels.conv_integer(&weight.packed, pictures, epilogue, Some(residual), out, self.parallel);
             }
             (&Kind::PairFloat { pair, per_channel, epilogue }, [Data::Float(a), Data::Float(b)], out) => {
@@ -354,11 +357,11 @@ impl Call<'_> {
                     Some(_) => per_channel_pair(x, y, out, self.batch, |x, y, out| run(x, y, out, false)),
                 }
             }
-            (&Kind::AddSum { addend, grid, low, high }, [Data::Float(sum), Data::Quantized(x)], out) => {
+            (&Kind::AddSum { layer, addend, grid, low, high }, [Data::Float(sum), Data::Quantized(x)], out) => {
                 // Where every value is shown; else the convolution does it.
                 let mut clipped = vec![0; x.len()];
-                if grid.rounding.is_openvino() {
-                    let fused = FusedSum::new(&addend, &grid);
+                if let Some(layer) = layer {
+                    let fused = FusedSum::new(&layer, &addend, &grid);
                     let add = |(y, (&v, &q)): (&mut u8, (&f32, &u8))| {
                         *y = grid.integer(fused.steps(v, q)).clamp(low, high.max(low))
                     };
@@ -420,7 +423,7 @@ impl Call<'_> {
                         // The mean of the integers themselves, less the zero point.
                         let (count, zero_point) = (divisor(taps), i32::from(input.zero_point));
                         let mean = (sum + zero_point * count as i32) as f32 / count as f32 - zero_point as f32;
-                        return grid.integer(quantize.steps_at_once(mean)).clamp(*low, (*high).max(*low));
+                        return grid.integer(quantize.steps(mean)).clamp(*low, (*high).max(*low));
                     }
                     // The mean in steps of the output: s_x / (s_y · taps), rounded to f32 after the product and after the
                     // division, as in ONNX Runtime's QLinearGlobalAveragePool.

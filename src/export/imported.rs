@@ -129,8 +129,7 @@ impl Grids {
                 quant_max: None,
                 bias_correction: false,
             },
-            // Where OpenVINO rounds, all would be.
-            residual: match inputs.iter().all(Option::is_some) && !rounding.is_openvino() {
+            residual: match inputs.iter().all(Option::is_some) {
                 true => Residual::Rounded,
                 false => Residual::Fused,
             },

@@ -85,6 +85,10 @@ impl Kernels {
         let openvino = !epilogue.biases.is_empty();
         let grids = own.into_iter().chain(residual.map(|r| r.grid));
         assert!(grids.map(|grid| grid.rounding.is_openvino()).all(|grid| grid == openvino), "rounding of grids");
+        assert!(
+            residual.is_none_or(|r| r.layer.is_some() == openvino),
+            "OpenVINO clips to a layer's grid what it adds to"
+        );
         assert!(!(openvino && rounded && residual.is_some()), "as OpenVINO, nothing is added to what is rounded");
         let layer = IntegerLayer { packed, epilogue, residual: residual.as_ref() };
         if packed.geometry.is_depthwise() {

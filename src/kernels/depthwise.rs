@@ -241,7 +241,7 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
 
     #[inline(always)]
     unsafe fn channels(&self, channel: usize, lanes: usize) -> IntegerBlock<S> {
-        let IntegerEpilogue { constants, multipliers, biases, form } = self.epilogue;
+        let IntegerEpilogue { constants, multipliers, biases, steps, form } = self.epilogue;
         let &Form::Rounded { grid, low, high } = form else { unreachable!("checked where the call begins") };
         let (constants, sums) = (&constants[channel..], &self.packed.sums[channel..]);
         let constants =
@@ -272,7 +272,7 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
                         S::load(b.add(2 * S::WIDTH)),
                         S::load(b.add(3 * S::WIDTH)),
                     ];
-                    OpenVino::new(biases, *form, None)
+                    OpenVino::new(biases, *steps, None)
                 }),
                 grid: Grid::new(&grid, low, high),
             }

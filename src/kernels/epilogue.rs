@@ -7,9 +7,9 @@ use super::{
     rescale::Sum,
     simd::{MAX_BLOCK, MAX_LANES},
 };
-use crate::quant::Affine;
+use crate::quant::{Affine, FakeQuantize};
 #[cfg(doc)]
-use crate::quant::{FakeQuantize, FusedSum};
+use crate::quant::{FusedSum, LayerSteps};
 
 /// Where a kernel writes.
 #[derive(Debug)]
@@ -38,10 +38,12 @@ pub struct IntegerEpilogue {
     /// One a channel: bias in steps of `s_x·s_w`, less the input's zero point times the sum of weights. Without the bias
     /// where that is among [`IntegerEpilogue::biases`].
     pub constants: Vec<i32>,
-    /// One a channel: `f32(s_x·s_w / s_y)`, or `f32(s_x·s_w)` where nothing is rounded, or as OpenVINO does.
+    /// One a channel: `f32(s_x·s_w / s_y)`, or `f32(s_x·s_w)` where nothing is rounded, or as [`LayerSteps`] has it.
     pub multipliers: Vec<f32>,
-    /// One a channel, in units of the tensor, where sums become what OpenVINO makes of them; else empty.
+    /// One a channel where sums become what OpenVINO makes of them ([`LayerSteps`]); else empty.
     pub biases: Vec<f32>,
+    /// What takes `v` to steps of the grid on one with OpenVINO's rounding; else not looked at.
+    pub steps: FakeQuantize,
     /// What becomes of `v`.
     pub form: Form,
 }
@@ -50,7 +52,7 @@ pub struct IntegerEpilogue {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Form {
     /// `q = clamp(rne(v) + zero_point)`, written as is or dequantized. On a grid with OpenVINO's rounding
-    /// `q = clamp(rne(fma(v, scale, offset)))` with [`FakeQuantize::of_layer`].
+    /// `q = clamp(rne(fma(v, scale, offset)))` with [`IntegerEpilogue::steps`].
     Rounded {
         /// The grid of the output.
         grid: Affine,
@@ -82,9 +84,11 @@ pub struct FloatResidual<'a> {
 /// What is added to the outputs of a convolution in integers before they are written. Those of [`Form::Rounded`] are on
 /// their own grid by then, so that the sum is that of [`Kernels::add_integer`](super::Kernels::add_integer), bit for bit.
 /// With those of [`Form::Float`] it is rounded once: `clamp(rne((v + (x − x_zero_point)·x_scale) / scale) + zero_point)`,
-/// the addition and the division each rounded to f32; on a grid with OpenVINO's rounding as [`FusedSum`] says.
+/// the addition and the division each rounded to f32; with OpenVINO's rounding as [`FusedSum`] says.
 #[derive(Clone, Copy, Debug)]
 pub struct IntegerResidual<'a> {
+    /// With OpenVINO's rounding the grid to whose range `v` is clipped, else `None`.
+    pub layer: Option<Affine>,
     /// Whether `x` is the first of the two that are added: a sum in f32 is rounded in their order.
     pub first: bool,
     /// As many elements as the output has, in its layout.
@@ -480,7 +484,7 @@ impl<S: Simd> Epilogue<S> for IntegerLayer<'_> {
                 multipliers: [S::load(multipliers.as_ptr()), S::load(multipliers.as_ptr().add(S::WIDTH))],
                 openvino: biases.map(|b| {
                     let biases = [S::load(b.as_ptr()), S::load(b.as_ptr().add(S::WIDTH))];
-                    OpenVino::new(biases, self.epilogue.form, self.residual)
+                    OpenVino::new(biases, self.epilogue.steps, self.residual)
                 }),
                 grid: Grid::new(&grid, low, high),
                 rounded,
@@ -612,7 +616,7 @@ unsafe fn plus_dequantized<S: Simd>(channels: &IntegerChannels<S>, [a, b]: [S::F
     }
 }
 
-/// With what is added to this place, in steps of the sum's grid, as in OpenVINO.
+/// With what is added to this place, in steps of the sum's grid, as in OpenVINO: [`FusedSum`].
 #[inline(always)]
 unsafe fn plus_fused<S: Simd>(
     channels: &IntegerChannels<S>,

@@ -21,6 +21,8 @@ pub(super) struct Grid<S: Simd> {
     from_zero_point: S::I,
     /// Whether the zero point is a part of what is rounded, as OpenVINO has it: `low`, `high` and `bounds` count from 0 then.
     openvino: bool,
+    /// Whether OpenVINO rounds the product in it.
+    rounds_product: bool,
     /// OpenVINO's, where it is; else not looked at.
     factor: S::F,
     offset: S::F,
@@ -41,9 +43,9 @@ impl<S: Simd> Grid<S> {
         let reciprocal = Some(grid.scale.recip()).filter(|r| r.is_normal()).unwrap_or(f32::NAN);
         let openvino = grid.rounding.is_openvino();
         let FakeQuantize { scale: factor, offset } = match openvino {
-            true => FakeQuantize::of_tensor(grid, 1.0),
+            true => FakeQuantize::of_tensor(grid),
             // Not looked at.
-            false => FakeQuantize { scale: 1.0, offset: 0.0 },
+            false => FakeQuantize::IDENTITY,
         };
         // What is added to rounded steps, and what they have in them.
         let (added, within) = if openvino { (0, zero_point) } else { (zero_point, 0) };
@@ -57,6 +59,7 @@ impl<S: Simd> Grid<S> {
                 minus_zero_point: S::splat_i(-zero_point),
                 from_zero_point: S::splat_i(-within),
                 openvino,
+                rounds_product: grid.rounding == Rounding::OpenVinoStatic,
                 factor: S::splat(factor),
                 offset: S::splat(offset),
                 shift: S::splat(NO_FRACTIONS),
@@ -76,13 +79,7 @@ impl<S: Simd> Grid<S> {
         // SAFETY: the caller's promise.
         unsafe {
             if self.openvino {
-                let (f, o) = (self.factor, self.offset);
-                return self.narrow([
-                    S::add(S::mul(a, f), o),
-                    S::add(S::mul(b, f), o),
-                    S::add(S::mul(c, f), o),
-                    S::add(S::mul(d, f), o),
-                ]);
+                return self.narrow([self.steps(a), self.steps(b), self.steps(c), self.steps(d)]);
             }
             let r = self.reciprocal;
             let mut steps = [S::mul(a, r), S::mul(b, r), S::mul(c, r), S::mul(d, r)];
@@ -91,6 +88,18 @@ impl<S: Simd> Grid<S> {
                 steps = [S::div(a, s), S::div(b, s), S::div(c, s), S::div(d, s)];
             }
             self.narrow(steps)
+        }
+    }
+
+    /// A tensor in steps with the zero point in them, as OpenVINO has it.
+    #[inline(always)]
+    unsafe fn steps(&self, x: S::F) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.rounds_product {
+                true => S::add(S::mul(x, self.factor), self.offset),
+                false => S::fma(x, self.factor, self.offset),
+            }
         }
     }
 

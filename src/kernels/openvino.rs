@@ -1,10 +1,6 @@
 //! What OpenVINO makes of the sums of a layer in integers: [`FakeQuantize`] and [`FusedSum`] as vectors.
 
-use super::{
-    Simd,
-    epilogue::{Form, IntegerResidual},
-    grid::NO_GRID,
-};
+use super::{Simd, epilogue::IntegerResidual, grid::NO_GRID};
 use crate::quant::{FakeQuantize, FusedSum};
 
 /// What becomes of the products of `N` vectors of channels as in OpenVINO. Its methods ask of their caller what those of
@@ -12,44 +8,46 @@ use crate::quant::{FakeQuantize, FusedSum};
 #[derive(Clone, Copy)]
 pub(super) struct OpenVino<S: Simd, const N: usize> {
     biases: [S::F; N],
-    /// [`FakeQuantize`] of what is rounded. Where it is not yet, nothing: 1 and 0.
+    /// To steps, where they are not yet.
     scale: S::F,
     offset: S::F,
     /// [`FusedSum`] of what is added.
-    minus_shift: S::F,
-    reciprocal: S::F,
     sum_scale: S::F,
     sum_offset: S::F,
-    rounds_product: bool,
+    low: S::F,
+    high: S::F,
+    added_scale: S::F,
+    added_offset: S::F,
 }
 
 impl<S: Simd, const N: usize> OpenVino<S, N> {
     /// Of a layer with these biases.
     #[inline(always)]
-    pub(super) unsafe fn new(biases: [S::F; N], form: Form, residual: Option<&IntegerResidual<'_>>) -> OpenVino<S, N> {
-        let FakeQuantize { scale, offset } = match form {
-            Form::Rounded { grid, .. } => FakeQuantize::of_layer(&grid, 1.0),
-            Form::Float { .. } => FakeQuantize { scale: 1.0, offset: 0.0 },
-        };
+    pub(super) unsafe fn new(
+        biases: [S::F; N],
+        FakeQuantize { scale, offset }: FakeQuantize,
+        residual: Option<&IntegerResidual<'_>>,
+    ) -> OpenVino<S, N> {
         // Of what is not added nothing is asked.
-        let (x_grid, grid) = residual.map_or((NO_GRID, NO_GRID), |r| (r.x_grid, r.grid));
-        let FusedSum { shift, reciprocal, quantize, rounds_product } = FusedSum::new(&x_grid, &grid);
+        let grids = residual.and_then(|r| Some([r.layer?, r.x_grid, r.grid])).unwrap_or([NO_GRID; 3]);
+        let FusedSum { sum, low, high, quantize } = FusedSum::new(&grids[0], &grids[1], &grids[2]);
         // SAFETY: the caller's promise.
         unsafe {
             OpenVino {
                 biases,
                 scale: S::splat(scale),
                 offset: S::splat(offset),
-                minus_shift: S::splat(-shift),
-                reciprocal: S::splat(reciprocal),
-                sum_scale: S::splat(quantize.scale),
-                sum_offset: S::splat(quantize.offset),
-                rounds_product,
+                sum_scale: S::splat(sum.scale),
+                sum_offset: S::splat(sum.offset),
+                low: S::splat(low),
+                high: S::splat(high),
+                added_scale: S::splat(quantize.scale),
+                added_offset: S::splat(quantize.offset),
             }
         }
     }
 
-    /// Products of the `N`th vector with their bias; in steps of the grid where there is one.
+    /// Products of the `N`th vector with their bias, in steps of the grid where there is one.
     #[inline(always)]
     pub(super) unsafe fn steps(&self, products: S::F, vector: usize) -> S::F {
         // SAFETY: the caller's promise.
@@ -61,12 +59,9 @@ impl<S: Simd, const N: usize> OpenVino<S, N> {
     pub(super) unsafe fn sum(&self, v: S::F, q: S::I) -> S::F {
         // SAFETY: the caller's promise.
         unsafe {
-            let shifted = S::mul(S::add(v, self.minus_shift), self.reciprocal);
-            let sum = S::add(shifted, S::to_float(q));
-            match self.rounds_product {
-                true => S::add(S::mul(sum, self.sum_scale), self.sum_offset),
-                false => S::fma(sum, self.sum_scale, self.sum_offset),
-            }
+            let own = S::fma(v, self.sum_scale, self.sum_offset);
+            let sum = S::add(S::min(S::max(own, self.low), self.high), S::to_float(q));
+            S::fma(sum, self.added_scale, self.added_offset)
         }
     }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     graph::Window,
-    quant::{Affine, Rounding},
+    quant::{Affine, FakeQuantize, Rounding},
 };
 
 /// Instruction sets that this crate has or may come to have kernels for; `reference` runs everywhere.
@@ -237,6 +237,7 @@ impl IntegerCase {
             constants: constants(&packed[0], &bias, zero_point),
             multipliers,
             biases: Vec::new(),
+            steps: FakeQuantize::IDENTITY,
             form: Form::Rounded { grid, low, high },
         };
         IntegerCase { case, x, zero_point, packed, bias, epilogue, grid, low, high, sums }
@@ -271,7 +272,11 @@ impl IntegerCase {
             (sum - i64::from(self.bias[channel])) as f32 * multipliers[channel] + biases[channel]
         });
         let sums = sums.collect();
-        (IntegerEpilogue { constants, multipliers: multipliers.to_vec(), biases, form }, sums)
+        let steps = match form {
+            Form::Rounded { grid, .. } => FakeQuantize::of_layer(&grid, 1.0),
+            Form::Float { .. } => FakeQuantize::IDENTITY,
+        };
+        (IntegerEpilogue { constants, multipliers: multipliers.to_vec(), biases, steps, form }, sums)
     }
 
     fn run(&self, kernels: Kernels, epilogue: &IntegerEpilogue, out: Output<'_>, parallel: bool) {
@@ -346,11 +351,36 @@ fn behind_layer(x: f32, grid: &Affine, unit: f32, low: u8, high: u8) -> u8 {
     round_half_even(f64::from(steps).clamp(-1e6, 1e6)).clamp(i64::from(low), i64::from(high)) as u8
 }
 
+/// What OpenVINO makes of the sum `v` of a layer whose grid is `layer` before it adds integers on `addend`: clipped, in steps of
+/// these, less their zero point.
+fn clipped_to_layer(v: f32, layer: &Affine, addend: &Affine) -> f32 {
+    let [factor, offset] = openvino(&Affine { rounding: Rounding::OpenVino, ..*layer }, 1.0);
+    let shift = f32::from(layer.zero_point) + f32::from(addend.zero_point) * addend.scale / layer.scale;
+    let ratio = layer.scale / addend.scale;
+    let [least, most] = [(0.0 - shift) * ratio, (255.0 - shift) * ratio];
+    let step = (most - least) / 255.0;
+    // What is on the grid ends at the integers 0 and 255.
+    let [low, high] = [0.0 * step + least, 255.0 * step + least];
+    let offset = offset * step + least;
+    let steps = v.mul_add(factor * step, if offset.abs() < (high - low) * 0.00001 { 0.0 } else { offset });
+    if steps < low {
+        low
+    } else if steps > high {
+        high
+    } else {
+        steps
+    }
+}
+
 /// `clamp(rne(x / scale) + zero_point)`, by way of f64 and i64; or what OpenVINO has in its place.
 fn quantize(x: f32, grid: &Affine) -> u8 {
     if grid.rounding != Rounding::OnnxRuntime {
         let [factor, offset] = openvino(grid, 1.0);
-        let steps = round_half_even(f64::from(x * factor + offset).clamp(-1e6, 1e6));
+        let steps = match grid.rounding {
+            Rounding::OpenVinoStatic => x * factor + offset,
+            _ => x.mul_add(factor, offset),
+        };
+        let steps = round_half_even(f64::from(steps).clamp(-1e6, 1e6));
         return steps.clamp(i64::from(grid.quant_min), i64::from(grid.quant_max)) as u8;
     }
     // A quotient of two f32 in f64, rounded to f32, is the f32 quotient.
@@ -488,6 +518,7 @@ fn check_integer(case: Case) -> Result<(), TestCaseError> {
         constants: constants(&test.packed[0], &bias, test.zero_point),
         multipliers: vec![1.0; out_channels],
         biases: Vec::new(),
+        steps: FakeQuantize::IDENTITY,
         form: Form::Rounded {
             grid: Affine { scale: 1.0, zero_point: 128, quant_min: 0, quant_max: 255, rounding: Rounding::default() },
             low: 0,
@@ -619,20 +650,16 @@ proptest! {
         let once_dequantized: Vec<f32> = once.iter().map(|&q| dequantize(q, &grid)).collect();
         let own = IntegerEpilogue { multipliers, form: Form::Float { min, max }, ..integer.epilogue.clone() };
 
-        // And as OpenVINO does it: biases in f32, the addend in its own steps.
+        // And as OpenVINO does it: biases in f32, clipped to a grid and not rounded, the addend in its own steps.
         let out = Affine { rounding: random.pick(&[Rounding::OpenVino, Rounding::OpenVinoStatic]), ..grid };
+        let layer = Affine { rounding: out.rounding, quant_min: 0, quant_max: 255, ..random.grid() };
         let (as_openvino, sums) = integer.as_openvino(Form::Float { min, max }, &own.multipliers);
         let fused: Vec<u8> = (sums.iter().zip(&q))
             .map(|(&v, &x)| {
                 let v = if v > min { v } else { min };
                 let v = if v < max { v } else { max };
-                let steps = (v - f32::from(x_grid.zero_point) * x_grid.scale) * (1.0 / x_grid.scale) + f32::from(x);
                 let [low, high] = [low.max(grid.quant_min).min(high), high.min(grid.quant_max).max(low)];
-                if out.rounding == Rounding::OpenVino {
-                    return behind_layer(steps, &out, x_grid.scale, low, high);
-                }
-                let [factor, offset] = openvino(&out, x_grid.scale);
-                round_half_even(f64::from(steps * factor + offset).clamp(-1e6, 1e6)).clamp(low.into(), high.into()) as u8
+                behind_layer(clipped_to_layer(v, &layer, &x_grid) + f32::from(x), &out, x_grid.scale, low, high)
             })
             .collect();
         let fused_dequantized: Vec<f32> = fused.iter().map(|&q| dequantize(q, &grid)).collect();
@@ -652,7 +679,7 @@ proptest! {
                 continue;
             }
             let pictures = Pictures { x: &integer.x, dims: integer.case.dims, padding: integer.zero_point };
-            let residual = Some(IntegerResidual { x: &q, first, x_grid, grid, low, high });
+            let residual = Some(IntegerResidual { layer: None, x: &q, first, x_grid, grid, low, high });
             let packed = &integer.packed[index(kernels)];
             let mut y = vec![77; len];
             kernels.conv_integer(packed, pictures, &integer.epilogue, residual, Output::Quantized(&mut y), parallel);
@@ -671,7 +698,7 @@ proptest! {
             kernels.conv_integer(packed, pictures, &own, residual, Output::Float(&mut y), parallel);
             prop_assert_eq!(difference(&bits(&y), &bits(&once_dequantized)), None, "{} rounded once to f32", name);
 
-            let residual = Some(IntegerResidual { x: &q, first, x_grid, grid: out, low, high });
+            let residual = Some(IntegerResidual { layer: Some(layer), x: &q, first, x_grid, grid: out, low, high });
             let mut y = vec![77; len];
             kernels.conv_integer(packed, pictures, &as_openvino, residual, Output::Quantized(&mut y), parallel);
             prop_assert_eq!(difference(&y, &fused), None, "{} as OpenVINO", name);
@@ -732,6 +759,7 @@ fn the_longest_reduction_does_not_overflow() {
             constants: sums.iter().map(|s| shift - s).collect(),
             multipliers: vec![1.0; 3],
             biases: Vec::new(),
+            steps: FakeQuantize::IDENTITY,
             form: Form::Rounded {
                 grid: Affine {
                     scale: 1.0,

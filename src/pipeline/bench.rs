@@ -269,7 +269,7 @@ impl Bench<'_> {
         Ok(gains)
     }
 
-    /// Whether a group is an addition that OpenVINO computes in fp32 anyway: it takes the sum of a layer as it is and is
+    /// Whether a group is an addition that OpenVINO sums in fp32 anyway: it takes the sum of a layer as it is and is
     /// quantized with what reads it, whatever the qconfig says. Nothing can be won by it; the engine, which rounds that sum
     /// where the addition is in fp32, would only measure something else.
     pub(super) fn is_summed_in_fp32(&self, group: GroupId) -> bool {

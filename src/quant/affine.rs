@@ -64,11 +64,14 @@ impl Affine {
         }
     }
 
-    /// `clamp(rne(x / scale) + zero_point)`: ONNX `QuantizeLinear`; where OpenVINO rounds, `clamp(rne(steps))` of [`FakeQuantize::of_tensor`].
+    /// `clamp(rne(x / scale) + zero_point)`: ONNX `QuantizeLinear`; where OpenVINO rounds, `clamp(rne(steps))` of
+    /// [`FakeQuantize::of_tensor`].
     #[inline(always)]
     pub fn quantize(&self, x: f32) -> u8 {
-        if self.rounding.is_openvino() {
-            return self.integer(FakeQuantize::of_tensor(self, 1.0).steps(x));
+        match self.rounding {
+            Rounding::OnnxRuntime => {}
+            Rounding::OpenVino => return self.integer(FakeQuantize::of_tensor(self).steps(x)),
+            Rounding::OpenVinoStatic => return self.integer(FakeQuantize::of_tensor(self).steps_of_product(x)),
         }
         let low = f32::from(self.quant_min) - f32::from(self.zero_point);
         let high = f32::from(self.quant_max) - f32::from(self.zero_point);

@@ -27,8 +27,8 @@ pub enum Residual {
     /// The layer's output rounded to a grid of its own, as ONNX Runtime runs it.
     #[default]
     Rounded,
-    /// The layer's sum in f32, which has no grid: it is rounded once, onto the grid of the addition, which suits
-    /// OpenVINO and TensorRT. Where both operands come from such layers, it is that of the later one.
+    /// The layer's sum in f32, which has no grid: it is rounded once, onto the grid of the addition, as TensorRT does.
+    /// Where both operands come from such layers, it is that of the later one.
     Fused,
 }
 
@@ -60,7 +60,7 @@ pub struct ActivationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quant_max: Option<i32>,
     /// As which engine numbers are rounded to integers, to the last bit; `onnxruntime` when absent. The others are for `quint8`
-    /// with all of its integers, and need `residual: fused`.
+    /// with all of its integers, and need `residual: rounded`.
     #[serde(default, skip_serializing_if = "Rounding::is_default")]
     pub rounding: Rounding,
 }
@@ -212,7 +212,7 @@ pub enum Preset {
     Qnnpack,
     /// Symmetric s8 activations in -127..=127, per-channel weights, after TensorRT's rules.
     Tensorrt,
-    /// As `onednn`, run as OpenVINO runs it to the last bit: `rounding: openvino` and `residual: fused`.
+    /// As `onednn`, run as OpenVINO runs it to the last bit: `rounding: openvino`.
     Openvino,
 }
 
@@ -239,8 +239,8 @@ pub enum QConfigError {
     /// A rounding that is known for other integers alone.
     #[error("activation: OpenVINO's rounding is for quint8 with the integers 0 to 255, neither reduce_range nor fewer")]
     RoundingRange,
-    /// A rounding that has no additions of rounded sums.
-    #[error("activation: OpenVINO's rounding needs residual fused: it rounds no sum before an addition")]
+    /// A rounding that knows only additions of sums that have a grid.
+    #[error("activation: OpenVINO's rounding needs residual rounded: what it rounds of a sum it decides by itself")]
     RoundingResidual,
     /// A percentile for an observer that has none.
     #[error("activation: percentile is for the observer percentile alone")]
@@ -317,7 +317,7 @@ impl Preset {
             Preset::Openvino => QConfig {
                 activation: ActivationSpec { rounding: Rounding::OpenVino, ..activation },
                 weight: per_channel,
-                residual: Residual::Fused,
+                residual,
             },
         }
     }
@@ -343,7 +343,7 @@ impl QConfig {
             if activation.range() != (0, 255) {
                 return Err(QConfigError::RoundingRange);
             }
-            if self.residual != Residual::Fused {
+            if self.residual != Residual::Rounded {
                 return Err(QConfigError::RoundingResidual);
             }
         }
@@ -426,9 +426,10 @@ mod tests {
         assert!([50.0, 100.1, f64::NAN].into_iter().all(|percent| Percentile::try_from(percent).is_err()));
         let mut qconfig = Preset::Onednn.qconfig();
         qconfig.activation.rounding = Rounding::OpenVino;
-        assert_eq!(qconfig.check(), Err(QConfigError::RoundingResidual));
-        qconfig.residual = Residual::Fused;
         assert_eq!(qconfig.check(), Ok(()));
+        qconfig.residual = Residual::Fused;
+        assert_eq!(qconfig.check(), Err(QConfigError::RoundingResidual));
+        qconfig.residual = Residual::Rounded;
         qconfig.activation.reduce_range = true;
         assert_eq!(qconfig.check(), Err(QConfigError::RoundingRange));
         let mut qconfig = Preset::Onednn.qconfig();

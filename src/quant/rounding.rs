@@ -17,12 +17,13 @@ pub enum Rounding {
     /// number.
     #[default]
     OnnxRuntime,
-    /// OpenVINO on CPUs with VNNI, of a file that leaves the batch open, in convolutions, linear layers, additions that take
-    /// the sum of one (`residual: fused`), averages, and where a tensor in fp32 is quantized; an average of integers whose zero
-    /// point is not 0 may differ in the last bit. Other operators round as for ONNX Runtime.
+    /// OpenVINO on CPUs with VNNI, of a file that leaves the batch open, in convolutions, linear layers, additions that a
+    /// convolution in integers alone feeds, averages, and where a tensor in fp32 is quantized. A last bit may differ in an
+    /// addition behind a convolution without a bias, and in an average of integers whose zero point is not 0. Other operators
+    /// round as for ONNX Runtime.
     OpenVino,
     /// The same where all shapes are fixed, in the file or by `reshape`: OpenVINO compiles elementwise operators then, which
-    /// round products.
+    /// quantize tensors in fp32 in another order.
     #[serde(rename = "openvino_static")]
     OpenVinoStatic,
 }
@@ -62,7 +63,7 @@ impl Rounding {
 ///
 /// `q = clamp(rne(x·scale + offset))`, `scale = 255 / (h − l)`, `offset = −l·255 / (h − l)`,
 ///
-/// every operation rounded to f32 unless its method says otherwise. In exact numbers that is `x / s + z`. (The CPU
+/// every operation rounded to f32 but the last two, which are one. In exact numbers that is `x / s + z`. (The CPU
 /// plugin's `nodes/fake_quantize.cpp`.) With a `unit`, `x` counts in multiples of that, and `l` and `h` are divided by it, as
 /// OpenVINO's low precision transformations do when they take the scale of what is read into the operator behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,6 +75,9 @@ pub struct FakeQuantize {
 }
 
 impl FakeQuantize {
+    /// Of what is in steps already.
+    pub const IDENTITY: FakeQuantize = FakeQuantize { scale: 1.0, offset: 0.0 };
+
     /// Of an average.
     pub fn of_average(grid: &Affine, unit: f32) -> FakeQuantize {
         let [low, high] = range(grid, unit);
@@ -92,24 +96,72 @@ impl FakeQuantize {
 
     /// Of a tensor in fp32. Where it is compiled, the offset is `−l·scale`.
     #[inline(always)]
-    pub fn of_tensor(grid: &Affine, unit: f32) -> FakeQuantize {
-        let quantize = FakeQuantize::of_average(grid, unit);
+    pub fn of_tensor(grid: &Affine) -> FakeQuantize {
+        let quantize = FakeQuantize::of_average(grid, 1.0);
         match grid.rounding {
-            Rounding::OpenVinoStatic => FakeQuantize { offset: -range(grid, unit)[0] * quantize.scale, ..quantize },
+            Rounding::OpenVinoStatic => FakeQuantize { offset: -range(grid, 1.0)[0] * quantize.scale, ..quantize },
             _ => quantize,
         }
     }
 
-    /// `x·scale + offset`, the product and the sum each rounded to f32: of a tensor in fp32.
+    /// `fma(x, scale, offset)`, rounded once.
     #[inline(always)]
     pub fn steps(&self, x: f32) -> f32 {
-        x * self.scale + self.offset
+        x.mul_add(self.scale, self.offset)
     }
 
-    /// `fma(x, scale, offset)`, rounded once: of a layer or an average.
+    /// `x·scale + offset`, the product and the sum each rounded to f32: of a tensor in fp32 where that is compiled.
     #[inline(always)]
-    pub fn steps_at_once(&self, x: f32) -> f32 {
-        x.mul_add(self.scale, self.offset)
+    pub fn steps_of_product(&self, x: f32) -> f32 {
+        x * self.scale + self.offset
+    }
+}
+
+/// What takes the sums of a layer in integers to steps of a grid, or where they are not rounded yet to units of the tensor:
+/// `fma(f32(sum)·multiplier + bias, steps.scale, steps.offset)`, product and sum rounded to f32, one multiplier and bias a channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerSteps {
+    /// One a channel.
+    pub multipliers: Vec<f32>,
+    /// One a channel.
+    pub biases: Vec<f32>,
+    /// The same for all.
+    pub steps: FakeQuantize,
+}
+
+impl LayerSteps {
+    /// To units of the tensor. `units` are `f32(s_x·s_w)`, and `biases` empty for a layer without.
+    pub fn unrounded(units: Vec<f32>, mut biases: Vec<f32>) -> LayerSteps {
+        biases.resize(units.len(), 0.0);
+        LayerSteps { multipliers: units, biases, steps: FakeQuantize::IDENTITY }
+    }
+
+    /// Of a convolution: [`FakeQuantize::of_layer`] behind the units of the tensor. Without biases the units are taken into
+    /// the operator behind, whose zero point is then that of the first channel for all.
+    pub fn of_convolution(units: Vec<f32>, biases: Vec<f32>, grid: &Affine) -> LayerSteps {
+        let Some(&first) = units.first().filter(|_| biases.is_empty()) else {
+            return LayerSteps { steps: FakeQuantize::of_layer(grid, 1.0), ..LayerSteps::unrounded(units, biases) };
+        };
+        let steps = FakeQuantize::of_average(grid, first);
+        if units.iter().all(|&unit| unit == first) {
+            return LayerSteps { steps, ..LayerSteps::unrounded(vec![1.0; units.len()], biases) };
+        }
+        let multipliers: Vec<f32> = units.iter().map(|&unit| FakeQuantize::of_average(grid, unit).scale).collect();
+        let biases = vec![steps.offset; units.len()];
+        LayerSteps { multipliers, biases, steps: FakeQuantize::IDENTITY }
+    }
+
+    /// Of a linear layer: with biases, and no activation that matters behind them, oneDNN multiplies once, by both scales.
+    pub fn of_linear(units: Vec<f32>, biases: Vec<f32>, grid: &Affine, is_activated: bool) -> LayerSteps {
+        if biases.is_empty() || is_activated {
+            return LayerSteps::of_convolution(units, biases, grid);
+        }
+        let FakeQuantize { scale, offset } = FakeQuantize::of_average(grid, 1.0);
+        LayerSteps {
+            multipliers: units.into_iter().map(|unit| unit * scale).collect(),
+            biases: biases.into_iter().map(|bias| bias * scale + offset).collect(),
+            steps: FakeQuantize::IDENTITY,
+        }
     }
 }
 
@@ -118,40 +170,54 @@ fn range(grid: &Affine, unit: f32) -> [f32; 2] {
     [0.0, 255.0].map(|q: f32| (q - f32::from(grid.zero_point)) * grid.scale / unit)
 }
 
-/// What becomes of the sum `v` of a layer, in units of the tensor, and the integer `q` on the grid `addend` with scale `s` and
-/// zero point `z` that is added to it: `clamp(rne(((v − z·s)·(1/s) + q)·scale + offset))`, every operation rounded to f32
-/// (`AddTransformation` in OpenVINO's low precision transformations). Where shapes are open, the addition is part of the
-/// layer: scale and offset are [`FakeQuantize::of_layer`] in units of `s`, and the last product is not rounded. Else they are
-/// [`FakeQuantize::of_tensor`].
+/// What becomes of the sum `v` of a layer, in units of the tensor, and the integer `q` that is added to it. OpenVINO does
+/// not round `v` to the grid that stands between the layer and the addition, but only clips it to that grid's range, and adds
+/// in steps of `q`:
+///
+/// `clamp(rne((min(max(v·scale + offset, low), high) + q)·quantize.scale + quantize.offset))`,
+///
+/// each product and sum rounded once ([`FakeQuantize::of_layer`] in units of `s_q`). With `s_v` and `z_v` of the layer's grid,
+/// its [`FakeQuantize`] `f`, `s_q` and `z_q` of the addend's, and every operation rounded to f32, also
+///
+/// `shift = z_v + z_q·s_q / s_v`, `l = −shift·(s_v / s_q)`, `h = (255 − shift)·(s_v / s_q)`, `step = (h − l) / 255`,
+///
+/// `scale = f.scale·step`, `offset = f.offset·step + l`, `low = l`, `high = 255·step + l`. In exact numbers scale and offset are
+/// `1 / s_q` and `−z_q`; an offset below a hundred-thousandth of `high − low` is 0.
+///
+/// (The formula before `AddTransformation::transform` in OpenVINO's low precision transformations, and
+/// `updateOptimizedFormula` of the CPU plugin for a FakeQuantize that is not rounded, since an addition and another one follow
+/// in the same convolution.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FusedSum {
-    /// `z·s`.
-    pub shift: f32,
-    /// `1/s`.
-    pub reciprocal: f32,
-    /// Of the sum.
+    /// Of the sum and `offset`: to steps of the addend.
+    pub sum: FakeQuantize,
+    /// Bounds of that.
+    pub low: f32,
+    /// Likewise.
+    pub high: f32,
+    /// Of both together.
     pub quantize: FakeQuantize,
-    /// Whether the product with its scale is rounded before its offset is added.
-    pub rounds_product: bool,
 }
 
 impl FusedSum {
-    /// Of a layer's sum and integers on `addend`, on the grid `out`.
-    pub fn new(addend: &Affine, out: &Affine) -> FusedSum {
-        let rounds_product = out.rounding == Rounding::OpenVinoStatic;
-        let quantize = if rounds_product { FakeQuantize::of_tensor } else { FakeQuantize::of_layer };
-        FusedSum {
-            shift: f32::from(addend.zero_point) * addend.scale,
-            reciprocal: 1.0 / addend.scale,
-            quantize: quantize(out, addend.scale),
-            rounds_product,
-        }
+    /// Of a layer's sum that is on the grid `layer` in the file, and integers on `addend`, on the grid `out`.
+    pub fn new(layer: &Affine, addend: &Affine, out: &Affine) -> FusedSum {
+        let own = FakeQuantize::of_average(layer, 1.0);
+        let shift = f32::from(layer.zero_point) + f32::from(addend.zero_point) * addend.scale / layer.scale;
+        let [l, h] = [0.0, 255.0].map(|q| (q - shift) * (layer.scale / addend.scale));
+        let step = (h - l) / 255.0;
+        // On the grid the range that is clipped to is 0 to 255.
+        let [low, high] = range(layer, 1.0).map(|x| (x * own.scale + own.offset).round_ties_even() * step + l);
+        let offset = own.offset * step + l;
+        let offset = if offset.abs() < (high - low) * 0.00001 { 0.0 } else { offset };
+        let sum = FakeQuantize { scale: own.scale * step, offset };
+        FusedSum { sum, low, high, quantize: FakeQuantize::of_layer(out, addend.scale) }
     }
 
     /// The sum in steps of the output's grid.
     #[inline(always)]
     pub fn steps(&self, v: f32, q: u8) -> f32 {
-        let sum = (v - self.shift) * self.reciprocal + f32::from(q);
-        if self.rounds_product { self.quantize.steps(sum) } else { self.quantize.steps_at_once(sum) }
+        let sum = self.sum.steps(v).max(self.low).min(self.high) + f32::from(q);
+        self.quantize.steps(sum)
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     engine::{EngineError, Inputs, Plan, Seen},
     graph::{GroupId, NodeId, ValueId},
     ptq::{Calibrated, LoadSample},
-    quant::QConfig,
+    quant::{QConfig, Rounding},
     sqnr::Energies,
 };
 
@@ -94,7 +94,10 @@ fn first_changed(calibrated: &Calibrated, base: &[Option<QConfig>], group: Group
     if base.iter().all(Option::is_none) {
         return anchor;
     }
-    groups.get(group).inputs.iter().filter_map(writer).chain([anchor]).min().unwrap_or(anchor)
+    // Whether a layer rounds its sum is up to the addition that it feeds, where that rounds as OpenVINO.
+    let fed_by = groups.get(group).fed_by.into_iter().flatten().map(|layer| groups.get(layer).anchor);
+    let fed_by = fed_by.filter(|_| Rounding::of(base).is_openvino());
+    groups.get(group).inputs.iter().filter_map(writer).chain(fed_by).chain([anchor]).min().unwrap_or(anchor)
 }
 
 /// The energies of the output of each switched plan against the reference's, pooled over samples in their order.

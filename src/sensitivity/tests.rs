@@ -11,7 +11,7 @@ use crate::{
     kernels::Kernels,
     onnx,
     ptq::{self, Calibrated, SampleError},
-    quant::{Preset, QConfig, QConfigMapping, Residual},
+    quant::{Preset, QConfig, QConfigMapping, Residual, Rounding},
     sqnr::Energies,
 };
 
@@ -47,8 +47,14 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn runs_from_a_group_on_give_the_bits_of_whole_runs() {
     let (calibrated, mut qconfigs) = calibrated();
-    for residual in [Residual::Rounded, Residual::Fused] {
-        qconfigs.iter_mut().flatten().for_each(|qconfig| qconfig.residual = residual);
+    for (residual, rounding) in [
+        (Residual::Rounded, Rounding::OnnxRuntime),
+        (Residual::Fused, Rounding::OnnxRuntime),
+        (Residual::Rounded, Rounding::OpenVino),
+    ] {
+        for qconfig in qconfigs.iter_mut().flatten() {
+            (qconfig.residual, qconfig.activation.rounding) = (residual, rounding);
+        }
         check_runs_from_groups(&calibrated, &qconfigs);
     }
 }
