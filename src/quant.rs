@@ -20,4 +20,4 @@ pub use qconfig::{
     Residual, WeightDtype, WeightScheme, WeightSpec,
 };
 pub use repair::Repair;
-pub use rounding::{FakeQuantize, FusedSum, LayerSteps, Rounding};
+pub use rounding::{FakeQuantize, FusedSum, LayerSteps, PairSum, Rounding};

@@ -177,7 +177,7 @@ impl Builder<'_> {
         let mut slot = |(operand, (&value, &grid)): (usize, (&ValueId, &Option<Affine>))| {
             self.slot(value, grid.filter(|_| sum != Some(operand)).into(), group.anchor)
         };
-        let inputs: Vec<SlotId> = group.inputs.iter().zip(&q.inputs).enumerate().map(&mut slot).collect();
+        let mut inputs: Vec<SlotId> = group.inputs.iter().zip(&q.inputs).enumerate().map(&mut slot).collect();
         let (min, max) = clip(self.graph, group);
         let grids: Vec<Affine> = q.inputs.iter().copied().flatten().collect();
         let input = grids[0];
@@ -193,7 +193,16 @@ impl Builder<'_> {
                 }
                 None => {
                     let (pair, per_channel) = pair(self.graph, node);
-                    Kind::PairInteger { pair, per_channel, a: input, b: grids[1], grid: output, low, high }
+                    // What it makes of a row for all pixels is not known.
+                    let rounding = if per_channel.is_some() { Rounding::OnnxRuntime } else { output.rounding };
+                    let grid = Affine { rounding, ..output };
+                    let mut operands = [input, grids[1]];
+                    if rounding.is_openvino() && pair == Pair::Add && is_second_rescaled(self.graph, group) {
+                        inputs.swap(0, 1);
+                        operands.swap(0, 1);
+                    }
+                    let [a, b] = operands;
+                    Kind::PairInteger { pair, per_channel, a, b, grid, low, high }
                 }
             },
             &Op::Map(function) => {
@@ -430,6 +439,19 @@ fn with_sum(conv: &Kind, add: &Kind, operand: usize) -> Option<Kind> {
             })
         }
         _ => None,
+    }
+}
+
+/// Whether OpenVINO brings the second operand of an addition in integers to steps of the first, and not the first to those of
+/// the second: that which a layer feeds alone, else that which nothing else reads, else the first (`getNotEmpty` of its
+/// `EltwiseBaseTransformation`).
+fn is_second_rescaled(graph: &Graph, group: &Group) -> bool {
+    let consumers = graph.consumers();
+    let is_shared = |operand: usize| consumers[group.inputs[operand].0].len() > 1;
+    match group.fed_by {
+        [None, Some(_)] => true,
+        [None, None] => is_shared(0) && !is_shared(1),
+        _ => false,
     }
 }
 

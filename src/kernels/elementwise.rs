@@ -73,7 +73,8 @@ impl Kernels {
     }
 
     /// The sum of two quantized tensors on the grid `out`, between `low` and `high`; written as is, or
-    /// dequantized. [`AddMultipliers`](crate::quant::AddMultipliers) says what is rounded where.
+    /// dequantized. [`AddMultipliers`](crate::quant::AddMultipliers) says what is rounded where, on a grid with OpenVINO's
+    /// rounding [`PairSum`](crate::quant::PairSum).
     pub fn add_integer(
         self,
         (a, a_grid): (&[u8], Affine),

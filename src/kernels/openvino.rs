@@ -12,12 +12,12 @@ pub(super) struct OpenVino<S: Simd, const N: usize> {
     scale: S::F,
     offset: S::F,
     /// [`FusedSum`] of what is added.
-    sum_scale: S::F,
-    sum_offset: S::F,
+    layer_scale: S::F,
+    layer_offset: S::F,
     low: S::F,
     high: S::F,
-    added_scale: S::F,
-    added_offset: S::F,
+    sum_scale: S::F,
+    sum_offset: S::F,
 }
 
 impl<S: Simd, const N: usize> OpenVino<S, N> {
@@ -30,19 +30,19 @@ impl<S: Simd, const N: usize> OpenVino<S, N> {
     ) -> OpenVino<S, N> {
         // Of what is not added nothing is asked.
         let grids = residual.and_then(|r| Some([r.layer?, r.x_grid, r.grid])).unwrap_or([NO_GRID; 3]);
-        let FusedSum { sum, low, high, quantize } = FusedSum::new(&grids[0], &grids[1], &grids[2]);
+        let FusedSum { layer, low, high, sum } = FusedSum::new(&grids[0], &grids[1], &grids[2]);
         // SAFETY: the caller's promise.
         unsafe {
             OpenVino {
                 biases,
                 scale: S::splat(scale),
                 offset: S::splat(offset),
-                sum_scale: S::splat(sum.scale),
-                sum_offset: S::splat(sum.offset),
+                layer_scale: S::splat(layer.scale),
+                layer_offset: S::splat(layer.offset),
                 low: S::splat(low),
                 high: S::splat(high),
-                added_scale: S::splat(quantize.scale),
-                added_offset: S::splat(quantize.offset),
+                sum_scale: S::splat(sum.scale),
+                sum_offset: S::splat(sum.offset),
             }
         }
     }
@@ -59,9 +59,9 @@ impl<S: Simd, const N: usize> OpenVino<S, N> {
     pub(super) unsafe fn sum(&self, v: S::F, q: S::I) -> S::F {
         // SAFETY: the caller's promise.
         unsafe {
-            let own = S::fma(v, self.sum_scale, self.sum_offset);
+            let own = S::fma(v, self.layer_scale, self.layer_offset);
             let sum = S::add(S::min(S::max(own, self.low), self.high), S::to_float(q));
-            S::fma(sum, self.added_scale, self.added_offset)
+            S::fma(sum, self.sum_scale, self.sum_offset)
         }
     }
 }

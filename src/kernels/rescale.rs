@@ -1,7 +1,7 @@
 //! Sums and products of integers of two grids, on a third.
 
 use super::Simd;
-use crate::quant::{AddMultipliers, Affine, requantization_multiplier};
+use crate::quant::{AddMultipliers, Affine, PairSum, requantization_multiplier};
 
 /// [`AddMultipliers`] as vectors, with the bounds of what is written. Its methods ask of their caller what those of
 /// [`Simd`] do.
@@ -11,15 +11,26 @@ pub(super) struct Sum<S: Simd> {
     b: S::F,
     offset: S::F,
     bounds: S::Bounds,
+    /// [`PairSum`] where OpenVINO rounds: of the first, and of both.
+    openvino: Option<[[S::F; 2]; 2]>,
 }
 
 impl<S: Simd> Sum<S> {
     /// Of integers on the grids `a` and `b`, on the grid `out`.
     #[inline(always)]
     pub(super) unsafe fn new([a, b, out]: &[Affine; 3], [low, high]: [u8; 2]) -> Sum<S> {
+        let openvino = out.rounding.is_openvino().then(|| PairSum::new(a, b, out));
         let AddMultipliers { a, b, offset } = AddMultipliers::new(a, b, out);
         // SAFETY: the caller's promise. The offset has the zero point in it.
-        unsafe { Sum { a: S::splat(a), b: S::splat(b), offset: S::splat(offset), bounds: S::bounds(0, low, high) } }
+        unsafe {
+            Sum {
+                a: S::splat(a),
+                b: S::splat(b),
+                offset: S::splat(offset),
+                bounds: S::bounds(0, low, high),
+                openvino: openvino.map(|PairSum { a, sum }| [a, sum].map(|f| [S::splat(f.scale), S::splat(f.offset)])),
+            }
+        }
     }
 
     /// Integers of both grids, as numbers; the sum is in steps of the output's grid, and not rounded.
@@ -41,6 +52,13 @@ impl<S: Simd> Sum<S> {
     pub(super) unsafe fn narrow(&self, a: [S::I; 4], b: [S::I; 4]) -> S::Bytes {
         // SAFETY: the caller's promise.
         unsafe {
+            if let Some([first, both]) = self.openvino {
+                let steps = |a: S::I, b: S::I| {
+                    let sum = S::add(S::fma(S::to_float(a), first[0], first[1]), S::to_float(b));
+                    S::fma(sum, both[0], both[1])
+                };
+                return self.round([steps(a[0], b[0]), steps(a[1], b[1]), steps(a[2], b[2]), steps(a[3], b[3])]);
+            }
             self.round([
                 self.steps(S::to_float(a[0]), S::to_float(b[0])),
                 self.steps(S::to_float(a[1]), S::to_float(b[1])),

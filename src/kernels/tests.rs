@@ -400,8 +400,16 @@ fn from_steps(steps: f32, grid: &Affine) -> u8 {
     steps.clamp(i64::from(grid.quant_min), i64::from(grid.quant_max)) as u8
 }
 
-/// The sum of two integers as [`AddMultipliers`](crate::quant::AddMultipliers) has it.
+/// The sum of two integers as [`AddMultipliers`](crate::quant::AddMultipliers) has it, or OpenVINO.
 fn sum((a, a_grid): (u8, &Affine), (b, b_grid): (u8, &Affine), grid: &Affine) -> u8 {
+    if grid.rounding != Rounding::OnnxRuntime {
+        let shift = f32::from(a_grid.zero_point) + f32::from(b_grid.zero_point) * b_grid.scale / a_grid.scale;
+        let ratio = a_grid.scale / b_grid.scale;
+        let [least, most] = [(0.0 - shift) * ratio, (255.0 - shift) * ratio];
+        let both = f32::from(a).mul_add((most - least) / 255.0, least) + f32::from(b);
+        let [factor, offset] = openvino(&Affine { rounding: Rounding::OpenVino, ..*grid }, b_grid.scale);
+        return from_steps(both.mul_add(factor, offset), grid);
+    }
     let (m_a, m_b) = (a_grid.scale / grid.scale, b_grid.scale / grid.scale);
     let zero_points = m_a.mul_add(f32::from(a_grid.zero_point), m_b * f32::from(b_grid.zero_point));
     let steps = f32::from(b).mul_add(m_b, f32::from(grid.zero_point) - zero_points);

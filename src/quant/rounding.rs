@@ -17,10 +17,10 @@ pub enum Rounding {
     /// number.
     #[default]
     OnnxRuntime,
-    /// OpenVINO on CPUs with VNNI, of a file that leaves the batch open, in convolutions, linear layers, additions that a
-    /// convolution in integers alone feeds, averages, and where a tensor in fp32 is quantized. A last bit may differ in an
-    /// addition behind a convolution without a bias, and in an average of integers whose zero point is not 0. Other operators
-    /// round as for ONNX Runtime.
+    /// OpenVINO on CPUs with VNNI, of a file that leaves the batch open, in convolutions, linear layers, additions, averages, and
+    /// where a tensor in fp32 is quantized. A last bit may differ in an addition behind a convolution without a bias, of a layer
+    /// in fp32 and one in int8, or of two tensors that no layer writes, and in an average of integers whose zero point is not 0.
+    /// Other operators round as for ONNX Runtime.
     OpenVino,
     /// The same where all shapes are fixed, in the file or by `reshape`: OpenVINO compiles elementwise operators then, which
     /// quantize tensors in fp32 in another order.
@@ -170,54 +170,72 @@ fn range(grid: &Affine, unit: f32) -> [f32; 2] {
     [0.0, 255.0].map(|q: f32| (q - f32::from(grid.zero_point)) * grid.scale / unit)
 }
 
+/// The sum of integers on two grids, in steps of a third: `fma(fma(q_a, a.scale, a.offset) + q_b, sum.scale, sum.offset)`. With `s`
+/// and `z` of the grids, every operation rounded to f32,
+///
+/// `shift = z_a + z_b·s_b / s_a`, `l = −shift·(s_a / s_b)`, `h = (255 − shift)·(s_a / s_b)`,
+///
+/// `a.scale = (h − l) / 255`, `a.offset = l`: `a` goes to steps of `b` less its zero point. (The formula before
+/// `AddTransformation::transform` in OpenVINO's low precision transformations.)
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PairSum {
+    /// Of the first.
+    pub a: FakeQuantize,
+    /// Of both: [`FakeQuantize::of_average`] in units of `s_b`.
+    pub sum: FakeQuantize,
+}
+
+impl PairSum {
+    /// Of integers on `a` and `b`, on the grid `out`.
+    pub fn new(a: &Affine, b: &Affine, out: &Affine) -> PairSum {
+        let shift = f32::from(a.zero_point) + f32::from(b.zero_point) * b.scale / a.scale;
+        let [low, high] = [0.0, 255.0].map(|q| (q - shift) * (a.scale / b.scale));
+        let a = FakeQuantize { scale: (high - low) / 255.0, offset: low };
+        PairSum { a, sum: FakeQuantize::of_average(out, b.scale) }
+    }
+}
+
 /// What becomes of the sum `v` of a layer, in units of the tensor, and the integer `q` that is added to it. OpenVINO does
-/// not round `v` to the grid that stands between the layer and the addition, but only clips it to that grid's range, and adds
-/// in steps of `q`:
+/// not round `v` to the grid that stands between the layer and the addition, but only clips it to that grid's range:
 ///
-/// `clamp(rne((min(max(v·scale + offset, low), high) + q)·quantize.scale + quantize.offset))`,
+/// `clamp(rne(fma(min(max(fma(v, layer.scale, layer.offset), low), high) + q, sum.scale, sum.offset)))`.
 ///
-/// each product and sum rounded once ([`FakeQuantize::of_layer`] in units of `s_q`). With `s_v` and `z_v` of the layer's grid,
-/// its [`FakeQuantize`] `f`, `s_q` and `z_q` of the addend's, and every operation rounded to f32, also
+/// With [`FakeQuantize`] `f` of the layer's grid, `a` of [`PairSum`], and every operation rounded to f32,
 ///
-/// `shift = z_v + z_q·s_q / s_v`, `l = −shift·(s_v / s_q)`, `h = (255 − shift)·(s_v / s_q)`, `step = (h − l) / 255`,
+/// `layer.scale = f.scale·a.scale`, `layer.offset = f.offset·a.scale + a.offset`, `low = a.offset`, `high = 255·a.scale + a.offset`.
 ///
-/// `scale = f.scale·step`, `offset = f.offset·step + l`, `low = l`, `high = 255·step + l`. In exact numbers scale and offset are
-/// `1 / s_q` and `−z_q`; an offset below a hundred-thousandth of `high − low` is 0.
-///
-/// (The formula before `AddTransformation::transform` in OpenVINO's low precision transformations, and
-/// `updateOptimizedFormula` of the CPU plugin for a FakeQuantize that is not rounded, since an addition and another one follow
+/// In exact numbers the first two are `1 / s_q` and `−z_q`; an offset below a hundred-thousandth of `high − low` is 0.
+/// (`updateOptimizedFormula` of the CPU plugin for a FakeQuantize that is not rounded, since an addition and another one follow
 /// in the same convolution.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FusedSum {
-    /// Of the sum and `offset`: to steps of the addend.
-    pub sum: FakeQuantize,
+    /// Of the layer's sum.
+    pub layer: FakeQuantize,
     /// Bounds of that.
     pub low: f32,
     /// Likewise.
     pub high: f32,
-    /// Of both together.
-    pub quantize: FakeQuantize,
+    /// Of both together: [`FakeQuantize::of_layer`] in units of `s_q`.
+    pub sum: FakeQuantize,
 }
 
 impl FusedSum {
     /// Of a layer's sum that is on the grid `layer` in the file, and integers on `addend`, on the grid `out`.
     pub fn new(layer: &Affine, addend: &Affine, out: &Affine) -> FusedSum {
         let own = FakeQuantize::of_average(layer, 1.0);
-        let shift = f32::from(layer.zero_point) + f32::from(addend.zero_point) * addend.scale / layer.scale;
-        let [l, h] = [0.0, 255.0].map(|q| (q - shift) * (layer.scale / addend.scale));
-        let step = (h - l) / 255.0;
+        let a = PairSum::new(layer, addend, out).a;
         // On the grid the range that is clipped to is 0 to 255.
-        let [low, high] = range(layer, 1.0).map(|x| (x * own.scale + own.offset).round_ties_even() * step + l);
-        let offset = own.offset * step + l;
+        let [low, high] =
+            range(layer, 1.0).map(|x| (x * own.scale + own.offset).round_ties_even() * a.scale + a.offset);
+        let offset = own.offset * a.scale + a.offset;
         let offset = if offset.abs() < (high - low) * 0.00001 { 0.0 } else { offset };
-        let sum = FakeQuantize { scale: own.scale * step, offset };
-        FusedSum { sum, low, high, quantize: FakeQuantize::of_layer(out, addend.scale) }
+        let layer = FakeQuantize { scale: own.scale * a.scale, offset };
+        FusedSum { layer, low, high, sum: FakeQuantize::of_layer(out, addend.scale) }
     }
 
     /// The sum in steps of the output's grid.
     #[inline(always)]
     pub fn steps(&self, v: f32, q: u8) -> f32 {
-        let sum = self.sum.steps(v).max(self.low).min(self.high) + f32::from(q);
-        self.quantize.steps(sum)
+        self.sum.steps(self.layer.steps(v).max(self.low).min(self.high) + f32::from(q))
     }
 }
