@@ -22,7 +22,7 @@ pub use weights::QuantizedWeight;
 use crate::{
     graph::{Graph, Group, GroupId, Groups, NodeId, ValueId},
     kernels::Kernels,
-    quant::{Affine, WeightSpec},
+    quant::{Affine, Rounding, WeightSpec},
 };
 
 /// How one group runs in integers.
@@ -199,7 +199,17 @@ impl Engine {
     /// # Panics
     /// When there is not one entry a group.
     pub fn plan(&self, quantization: &[Option<GroupQuantization>]) -> Plan {
-        compile::compile(self, quantization)
+        let mut grids = quantization.iter().flatten().flat_map(|q| q.inputs.iter().chain([&q.output]).flatten());
+        self.plan_as(quantization, grids.next().map_or(Rounding::default(), |grid| grid.rounding))
+    }
+
+    /// The same, with sums of floats in the order of the engine that `rounding` follows: also where nothing is in int8, so that
+    /// they are those of a network in which something is.
+    ///
+    /// # Panics
+    /// When there is not one entry a group.
+    pub fn plan_as(&self, quantization: &[Option<GroupQuantization>], rounding: Rounding) -> Plan {
+        compile::compile(self, quantization, rounding)
     }
 
     /// The plan with every group in fp32.

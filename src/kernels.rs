@@ -42,7 +42,7 @@ pub use pool::PoolWindow;
 use simd::{Activation, Simd, Weight};
 
 /// Raised when any kernel's results may change, so that trials of different numerics never mix.
-pub const NUMERICS_VERSION: u32 = 5;
+pub const NUMERICS_VERSION: u32 = 6;
 
 /// A set of kernels that this CPU can run: a value of this type exists only where it can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

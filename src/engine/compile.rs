@@ -13,11 +13,11 @@ use super::{
 };
 use crate::{
     graph::{Broadcast, Graph, Group, GroupId, Groups, Node, NodeId, Op, ValueId, broadcast},
-    kernels::{FloatEpilogue, Form, IntegerEpilogue},
+    kernels::{FloatEpilogue, Form, Geometry, IntegerEpilogue},
     quant::{Affine, FakeQuantize, LayerSteps, Rounding, requantization_multiplier},
 };
 
-pub(super) fn compile(engine: &Engine, quantization: &[Option<GroupQuantization>]) -> Plan {
+pub(super) fn compile(engine: &Engine, quantization: &[Option<GroupQuantization>], rounding: Rounding) -> Plan {
     assert_eq!(quantization.len(), engine.groups.len());
     let graph = &engine.graph;
     let sums = unrounded(graph, &engine.groups, quantization);
@@ -31,6 +31,7 @@ pub(super) fn compile(engine: &Engine, quantization: &[Option<GroupQuantization>
         slots: graph.inputs.iter().map(|&value| Slot { value, representation: Representation::Float }).collect(),
         of_value: vec![Vec::new(); graph.values.len()],
         steps: Vec::new(),
+        rounding,
     };
     for (slot, value) in graph.inputs.iter().enumerate() {
         builder.of_value[value.0].push(SlotId(slot));
@@ -121,6 +122,7 @@ struct Builder<'a> {
     slots: Vec<Slot>,
     of_value: Vec<Vec<SlotId>>,
     steps: Vec<Step>,
+    rounding: Rounding,
 }
 
 impl Builder<'_> {
@@ -305,7 +307,11 @@ impl Builder<'_> {
                     };
                     let epilogue = FloatEpilogue { grid: epilogue.grid.map(in_layer), ..epilogue };
                     let packed = engine.weights.float(node, id).expect("other groups have a weight");
-                    Kind::ConvFloat { packed, epilogue, sum: None }
+                    // Of one channel both orders are the same.
+                    let &Geometry { in_channels, groups, .. } = packed.geometry();
+                    let is_first = matches!(op, Op::Conv(_)) && groups == 1 && (2..8).contains(&in_channels);
+                    let by_channel = is_first && !self.rounding.is_openvino();
+                    Kind::ConvFloat { packed, by_channel, epilogue, sum: None }
                 }
             },
         };
@@ -409,11 +415,16 @@ fn fuse(steps: &[Step], outputs: &[SlotId]) -> Vec<Step> {
 fn with_sum(conv: &Kind, add: &Kind, operand: usize) -> Option<Kind> {
     match (conv, add) {
         (
-            Kind::ConvFloat { packed, epilogue, sum: None },
+            Kind::ConvFloat { packed, by_channel: false, epilogue, sum: None },
             Kind::PairFloat { pair: Pair::Add, per_channel: None, epilogue: sum },
         ) if epilogue.grid.is_none() => {
             let dense = !packed.geometry().is_depthwise();
-            dense.then(|| Kind::ConvFloat { packed: packed.clone(), epilogue: *epilogue, sum: Some(*sum) })
+            dense.then(|| Kind::ConvFloat {
+                packed: packed.clone(),
+                by_channel: false,
+                epilogue: *epilogue,
+                sum: Some(*sum),
+            })
         }
         (
             Kind::ConvInteger { weight, zero_point, epilogue, sum: None },

@@ -17,9 +17,11 @@ use crate::{
 /// What one step computes.
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
-    /// `sum` is the epilogue of an addition that is done on the way out.
+    /// `sum` is the epilogue of an addition that is done on the way out; `by_channel` is
+    /// [`Kernels::conv_float_by_channel`].
     ConvFloat {
         packed: Arc<PackedFloat>,
+        by_channel: bool,
         epilogue: FloatEpilogue,
         sum: Option<FloatEpilogue>,
     },
@@ -302,11 +304,14 @@ impl Call<'_> {
     fn compute(&self, inputs: &[Data<'_>], out: Output<'_>) -> Result<()> {
         let (kernels, [n, h, w, c]) = (self.kernels, self.dims);
         match (self.kind, inputs, out) {
-            (Kind::ConvFloat { packed, epilogue, sum: None }, [Data::Float(x)], out) => {
+            (Kind::ConvFloat { packed, by_channel, epilogue, sum: None }, [Data::Float(x)], out) => {
                 let pictures = Pictures { x, dims: [n, h, w], padding: 0.0 };
-                kernels.conv_float(packed, pictures, *epilogue, None, out, self.parallel);
+                match by_channel {
+                    true => kernels.conv_float_by_channel(packed, pictures, *epilogue, out, self.parallel),
+                    false => kernels.conv_float(packed, pictures, *epilogue, None, out, self.parallel),
+                }
             }
-            (Kind::ConvFloat { packed, epilogue, sum: Some(sum) }, [Data::Float(x), Data::Float(addend)], out) => {
+            (Kind::ConvFloat { packed, epilogue, sum: Some(sum), .. }, [Data::Float(x), Data::Float(addend)], out) => {
                 let pictures = Pictures { x, dims: [n, h, w], padding: 0.0 };
                 let residual = FloatResidual { x: addend, min: sum.min, max: sum.max };
                 let epilogue = FloatEpilogue { grid: sum.grid, ..*epilogue };

@@ -43,16 +43,46 @@ impl Kernels {
         out: Output<'_>,
         parallel: bool,
     ) {
-        assert_eq!(self, packed.kernels, "weights are packed for other kernels");
-        assert!(epilogue.grid.is_some() || matches!(out, Output::Float(_)), "a quantized output needs a grid");
-        assert!(residual.is_none_or(|r| r.x.len() == out.len()), "elements of the residual");
-        let layer = FloatLayer { packed, epilogue, residual: residual.as_ref() };
+        let layer = self.float_layer(packed, epilogue, residual.as_ref(), &out);
         if packed.geometry.is_depthwise() {
             return depthwise::float(self, layer, pictures, out, parallel);
         }
         let bytes = size_of_val(packed.weights.as_slice());
         let dense = FloatConv { layer, shape: Shape::new(&packed.geometry, pictures), x: pictures };
         dense.shape.run(self, bytes, out, parallel, |part, target| float_part(self, &dense, part, target));
+    }
+
+    /// As [`Kernels::conv_float`], with a chain for each input channel, and the chains added in their order: as MLAS, and so
+    /// ONNX Runtime, does on x86-64 where channels are fewer than the lanes of a vector. For convolutions without groups.
+    ///
+    /// # Panics
+    /// As for [`Kernels::conv_float`], and where there are groups.
+    pub fn conv_float_by_channel(
+        self,
+        packed: &PackedFloat,
+        pictures: Pictures<'_, f32>,
+        epilogue: FloatEpilogue,
+        out: Output<'_>,
+        parallel: bool,
+    ) {
+        assert_eq!(packed.geometry.groups, 1, "chains are of one group");
+        let layer = self.float_layer(packed, epilogue, None, &out);
+        let bytes = size_of_val(packed.weights.as_slice());
+        let dense = ByChannel(FloatConv { layer, shape: Shape::new(&packed.geometry, pictures), x: pictures });
+        dense.0.shape.run(self, bytes, out, parallel, |part, target| by_channel_part(self, &dense, part, target));
+    }
+
+    fn float_layer<'a>(
+        self,
+        packed: &'a PackedFloat,
+        epilogue: FloatEpilogue,
+        residual: Option<&'a FloatResidual<'a>>,
+        out: &Output<'_>,
+    ) -> FloatLayer<'a> {
+        assert_eq!(self, packed.kernels, "weights are packed for other kernels");
+        assert!(epilogue.grid.is_some() || matches!(out, Output::Float(_)), "a quantized output needs a grid");
+        assert!(residual.is_none_or(|r| r.x.len() == out.len()), "elements of the residual");
+        FloatLayer { packed, epilogue, residual }
     }
 
     /// Convolution of a batch of pictures in integers: u8 × s8 → s32, exact, then the epilogue. Layout as for
@@ -479,6 +509,101 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
     }
 }
 
+/// A convolution whose chains are those of single input channels.
+struct ByChannel<'a>(FloatConv<'a>);
+
+impl<'a, S: Simd> Dense<S> for ByChannel<'a> {
+    type Layer = FloatLayer<'a>;
+    type X = f32;
+    /// With the number of input channels.
+    type Block<'b>
+        = (&'b [f32], usize)
+    where
+        Self: 'b;
+    const STEP: usize = 1;
+
+    #[inline(always)]
+    fn layer(&self) -> &Self::Layer {
+        &self.0.layer
+    }
+
+    #[inline(always)]
+    fn shape(&self) -> &Shape<'_> {
+        &self.0.shape
+    }
+
+    #[inline(always)]
+    fn stored(&self) -> Option<&[f32]> {
+        Some(self.0.x.x)
+    }
+
+    #[inline(always)]
+    fn copy(&self, part: &Part, slack: usize) -> Vec<f32> {
+        Dense::<S>::copy(&self.0, part, slack)
+    }
+
+    #[inline(always)]
+    fn block<'b>(&'b self, runs: &[Run], block: usize) -> (&'b [f32], usize) {
+        (Dense::<S>::block(&self.0, runs, block), self.0.shape.geometry.in_channels)
+    }
+
+    #[inline(always)]
+    fn weights((block, _): &(&[f32], usize)) -> Range<*const u8> {
+        bytes(block)
+    }
+
+    #[inline(always)]
+    unsafe fn start(&self, channels: &FloatChannels<S>, _: &[usize], _: usize, _: usize) -> [S::F; 2] {
+        // SAFETY: the caller's promise. What is left out is 0.
+        unsafe { <FloatLayer<'_> as Epilogue<S>>::start(channels) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<const P: usize, const V: usize>(
+        &(block, channels): &(&[f32], usize),
+        runs: &[Run],
+        mut ahead: Ahead,
+        start: [S::F; 2],
+        pixels: [*const f32; P],
+    ) -> [[S::F; 2]; P] {
+        // SAFETY: the caller's promise: `products` elements at each run of each pixel, which are taps of all channels, and as
+        // many times two vectors of weights.
+        unsafe {
+            let mut totals = [start; P];
+            for channel in 0..channels {
+                let mut sums = [start; P];
+                for run in runs {
+                    let mut w = block.as_ptr().add((run.product + channel) * 2 * S::WIDTH);
+                    let mut x = pixels;
+                    for p in 0..P {
+                        x[p] = x[p].wrapping_offset(run.at + channel as isize);
+                    }
+                    for tap in 0..run.products / channels {
+                        ahead.next::<S>();
+                        let first = S::load(w);
+                        let second = if V == 2 { S::load(w.add(S::WIDTH)) } else { first };
+                        for p in 0..P {
+                            let v = S::splat(*x[p].add(tap * channels));
+                            sums[p][0] = S::fma(v, first, sums[p][0]);
+                            if V == 2 {
+                                sums[p][1] = S::fma(v, second, sums[p][1]);
+                            }
+                        }
+                        w = w.wrapping_add(channels * 2 * S::WIDTH);
+                    }
+                }
+                let sums = settle(&sums);
+                for p in 0..P {
+                    for v in 0..V {
+                        totals[p][v] = S::add(totals[p][v], sums[p][v]);
+                    }
+                }
+            }
+            settle(&totals)
+        }
+    }
+}
+
 impl<'a, S: Simd> Dense<S> for IntegerConv<'a> {
     type Layer = IntegerLayer<'a>;
     type X = S::Activation;
@@ -678,6 +803,12 @@ fn float_part_body<S: Simd>(conv: &FloatConv<'_>, part: &Part, target: Target) {
     part_body::<S, _>(conv, part, target);
 }
 dispatch!(fn float_part(conv: &FloatConv<'_>, part: &Part, target: Target) -> () = float_part_body);
+
+#[inline(always)]
+fn by_channel_part_body<S: Simd>(conv: &ByChannel<'_>, part: &Part, target: Target) {
+    part_body::<S, _>(conv, part, target);
+}
+dispatch!(fn by_channel_part(conv: &ByChannel<'_>, part: &Part, target: Target) -> () = by_channel_part_body);
 
 #[inline(always)]
 fn integer_part_body<S: Simd>(conv: &IntegerConv<'_>, part: &Part, target: Target) {

@@ -439,6 +439,11 @@ fn float_epilogue(random: &mut Random) -> FloatEpilogue {
     FloatEpilogue { min, max, grid: Some(random.grid()) }
 }
 
+/// Whether chains for each input channel are tried.
+fn by_channel_too(case: &Case) -> bool {
+    case.geometry.groups == 1 && case.geometry.in_channels <= 16
+}
+
 /// A convolution in f32, and the bits that are due.
 struct FloatCase {
     case: Case,
@@ -447,6 +452,8 @@ struct FloatCase {
     packed: Vec<PackedFloat>,
     epilogue: FloatEpilogue,
     expected: Vec<f32>,
+    /// With a chain for each input channel.
+    by_channel: Vec<f32>,
 }
 
 impl FloatCase {
@@ -459,10 +466,20 @@ impl FloatCase {
         let epilogue = float_epilogue(&mut random);
         let sums = case.convolve(&x, &w, 0.0f32, |sum, x, w| x.mul_add(w, sum));
         let bias_of = |i: usize| bias.as_ref().map_or(0.0, |b| b[i % out_channels]);
-        let expected = sums.iter().enumerate().map(|(i, s)| clip(s + bias_of(i), &epilogue)).collect();
+        let finished = |sums: &[f32]| sums.iter().enumerate().map(|(i, s)| clip(s + bias_of(i), &epilogue)).collect();
+        let expected = finished(&sums);
+        // What other channels add to a chain is 0.
+        let mut totals = vec![0.0; sums.len()];
+        for channel in 0..if by_channel_too(&case) { case.geometry.in_channels } else { 0 } {
+            let only = |(at, &x): (usize, &f32)| if at % case.geometry.in_channels == channel { x } else { 0.0 };
+            let only: Vec<f32> = x.iter().enumerate().map(only).collect();
+            let chains = case.convolve(&only, &w, 0.0f32, |sum, x, w| x.mul_add(w, sum));
+            totals.iter_mut().zip(chains).for_each(|(total, chain)| *total += chain);
+        }
+        let by_channel = finished(&totals);
         let pack = |kernels| PackedFloat::new(kernels, case.geometry, &w, bias.as_deref());
         let packed = Kernels::available().into_iter().map(pack).collect();
-        FloatCase { case, x, packed, epilogue, expected }
+        FloatCase { case, x, packed, epilogue, expected, by_channel }
     }
 
     fn float(&self, kernels: Kernels, parallel: bool) -> Vec<u32> {
@@ -569,6 +586,13 @@ fn check_float(case: Case) -> Result<(), TestCaseError> {
         prop_assert_eq!(difference(&got, &bits(&test.expected)), None, "{} f32", name);
         let got = test.quantized(kernels, parallel);
         prop_assert_eq!(difference(&got, &quantized), None, "{} u8", name);
+        if by_channel_too(&test.case) {
+            let mut y = vec![f32::NAN; test.case.out_len()];
+            let (packed, out) = (&test.packed[index(kernels)], Output::Float(&mut y));
+            let pictures = Pictures { x: &test.x, dims: test.case.dims, padding: 0.0 };
+            kernels.conv_float_by_channel(packed, pictures, test.epilogue, out, parallel);
+            prop_assert_eq!(difference(&bits(&y), &bits(&test.by_channel)), None, "{} by channel", name);
+        }
     }
     Ok(())
 }

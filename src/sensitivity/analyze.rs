@@ -13,7 +13,7 @@ use crate::{
     engine::{EngineError, Seen},
     graph::{GroupId, ValueId},
     ptq::{Calibrated, LoadSample},
-    quant::QConfig,
+    quant::{QConfig, Rounding},
     sqnr::Energies,
 };
 
@@ -63,7 +63,7 @@ pub fn analyze(
     let quantized: Vec<GroupId> = groups.ids().filter(|id| qconfigs[id.0].is_some()).collect();
     let of_value: HashMap<ValueId, usize> =
         quantized.iter().enumerate().map(|(index, &id)| (groups.get(id).output, index)).collect();
-    let fp32 = engine.fp32_plan();
+    let fp32 = engine.plan_as(&vec![None; groups.len()], Rounding::of(qconfigs));
     let all = calibrated.convert(qconfigs);
     let base = vec![None; qconfigs.len()];
     let alone: Vec<Switched> = quantized.iter().map(|&id| Switched::new(calibrated, &base, qconfigs, id)).collect();

@@ -58,12 +58,14 @@ impl Switched {
     ) -> Switched {
         let mut switched = base.to_vec();
         switched[group.0] = if base[group.0].is_some() { None } else { qconfigs[group.0] };
-        let (before, converted) = (calibrated.quantization(base), calibrated.convert(&switched));
+        let (before, now) = (calibrated.quantization(base), calibrated.quantization(&switched));
         // An addition that takes the sum of a layer as it is has a say in what the layer before it writes.
-        let changed = before.iter().zip(&converted.quantization).position(|(before, now)| before != now);
+        let changed = before.iter().zip(&now).position(|(before, now)| before != now);
         let changed = changed.map(|index| calibrated.engine().groups().get(GroupId(index)).anchor);
         let from = first_changed(calibrated, base, group);
-        Switched { plan: converted.plan, from: changed.map_or(from, |changed| changed.min(from)) }
+        let rounding = Rounding::of(if base.iter().any(Option::is_some) { base } else { qconfigs });
+        let plan = calibrated.engine().plan_as(&now, rounding);
+        Switched { plan, from: changed.map_or(from, |changed| changed.min(from)) }
     }
 
     /// The network's output, bit for bit as from a full run, when `known` has the values of the base.

@@ -76,7 +76,8 @@ fn check_runs_from_groups(calibrated: &Calibrated, qconfigs: &[Option<QConfig>])
     ];
     let mut differ = 0;
     for (number, base) in bases.iter().enumerate() {
-        let plan = calibrated.convert(base).plan;
+        let quantization = calibrated.quantization(base);
+        let plan = calibrated.engine().plan_as(&quantization, Rounding::of(qconfigs));
         for seed in 0..2 {
             let x = picture(seed);
             let (known, output) = Known::of(&plan, &x, &mut |_| Ok(())).unwrap();
