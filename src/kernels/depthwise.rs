@@ -339,8 +339,8 @@ impl<S: Simd> Depthwise<S> for IntegerLayer<'_> {
                             let first = half * 2 * S::WIDTH;
                             let q = bytes.as_ptr().add(first);
                             let x = [
-                                channels.grid.dequantize(S::load_bytes(q)),
-                                channels.grid.dequantize(S::load_bytes(q.add(S::WIDTH))),
+                                channels.grid.written(S::load_bytes(q)),
+                                channels.grid.written(S::load_bytes(q.add(S::WIDTH))),
                             ];
                             let count = lanes.saturating_sub(first).min(2 * S::WIDTH);
                             S::store_some(y.add(at + p * stride + first.min(lanes)), x, count);

@@ -26,6 +26,8 @@ pub(super) struct Grid<S: Simd> {
     /// OpenVINO's, where it is; else not looked at.
     factor: S::F,
     offset: S::F,
+    /// What a layer multiplies integers with for who reads them in fp32: the scale, or [`FakeQuantize::back`].
+    back: S::F,
     /// What [`Grid::integer`] adds, and takes off again.
     shift: S::F,
     shift_back: S::F,
@@ -42,10 +44,10 @@ impl<S: Simd> Grid<S> {
         let zero_point = i32::from(grid.zero_point);
         let reciprocal = Some(grid.scale.recip()).filter(|r| r.is_normal()).unwrap_or(f32::NAN);
         let openvino = grid.rounding.is_openvino();
-        let FakeQuantize { scale: factor, offset } = match openvino {
-            true => FakeQuantize::of_tensor(grid),
-            // Not looked at.
-            false => FakeQuantize::IDENTITY,
+        let (FakeQuantize { scale: factor, offset }, back) = match openvino {
+            true => (FakeQuantize::of_tensor(grid), FakeQuantize::back(grid)),
+            // The first is not looked at.
+            false => (FakeQuantize::IDENTITY, grid.scale),
         };
         // What is added to rounded steps, and what they have in them.
         let (added, within) = if openvino { (0, zero_point) } else { (zero_point, 0) };
@@ -62,6 +64,7 @@ impl<S: Simd> Grid<S> {
                 rounds_product: grid.rounding == Rounding::OpenVinoStatic,
                 factor: S::splat(factor),
                 offset: S::splat(offset),
+                back: S::splat(back),
                 shift: S::splat(NO_FRACTIONS),
                 // An integer, and so small that it is exact.
                 shift_back: S::splat(zero_point as f32 - NO_FRACTIONS),
@@ -110,6 +113,13 @@ impl<S: Simd> Grid<S> {
         unsafe { S::mul(S::to_float(S::add_i(q, self.minus_zero_point)), self.scale) }
     }
 
+    /// As [`Grid::dequantize`], of what a layer writes.
+    #[inline(always)]
+    pub(super) unsafe fn written(&self, q: S::I) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::mul(S::to_float(S::add_i(q, self.minus_zero_point)), self.back) }
+    }
+
     /// `clamp(rne(x) + zero_point)` for `x` in steps of the grid, in the order of [`Simd::narrow`]; with OpenVINO's rounding the
     /// zero point is a part of `x`, here and in [`Grid::round`].
     #[inline(always)]
@@ -125,13 +135,14 @@ impl<S: Simd> Grid<S> {
         unsafe { S::add(S::add(S::min(S::max(x, self.low), self.high), self.shift), self.shift_back) }
     }
 
-    /// `rne(clamp(x))·scale` for `x` in steps of the grid: narrowed and dequantized.
+    /// `rne(clamp(x))·scale` for `x` in steps of the grid: narrowed and dequantized; with OpenVINO's rounding the scale is that of
+    /// [`FakeQuantize::back`].
     #[inline(always)]
     pub(super) unsafe fn round(&self, x: S::F) -> S::F {
         // SAFETY: the caller's promise. The bounds are integers, so clamping before rounding is the same.
         unsafe {
             let steps = S::add_i(S::round(S::min(S::max(x, self.low), self.high)), self.from_zero_point);
-            S::mul(S::to_float(steps), self.scale)
+            S::mul(S::to_float(steps), self.back)
         }
     }
 }

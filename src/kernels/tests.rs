@@ -351,6 +351,11 @@ fn behind_layer(x: f32, grid: &Affine, unit: f32, low: u8, high: u8) -> u8 {
     round_half_even(f64::from(steps).clamp(-1e6, 1e6)).clamp(i64::from(low), i64::from(high)) as u8
 }
 
+/// And back to f32 in the same operator.
+fn back_behind_layer(q: u8, grid: &Affine) -> f32 {
+    if grid.zero_point == 0 { f32::from(q) * (1.0 / (1.0 / (255.0 * grid.scale / 255.0))) } else { dequantize(q, grid) }
+}
+
 /// What OpenVINO makes of the sum `v` of a layer whose grid is `layer` before it adds integers on `addend`: clipped, in steps of
 /// these, less their zero point.
 fn clipped_to_layer(v: f32, layer: &Affine, addend: &Affine) -> f32 {
@@ -557,7 +562,7 @@ fn check_integer(case: Case) -> Result<(), TestCaseError> {
     let form = Form::Rounded { grid, low: test.low, high: test.high };
     let (as_openvino, sums) = test.as_openvino(form, &units);
     let rounded: Vec<u8> = sums.iter().map(|&v| behind_layer(v, &grid, 1.0, test.low, test.high)).collect();
-    let rounded_float: Vec<f32> = rounded.iter().map(|&q| dequantize(q, &grid)).collect();
+    let rounded_float: Vec<f32> = rounded.iter().map(|&q| back_behind_layer(q, &grid)).collect();
     for kernels in Kernels::available() {
         let name = kernels.name();
         let got = test.quantized(kernels, &as_openvino, parallel);
@@ -694,7 +699,7 @@ proptest! {
                 behind_layer(clipped_to_layer(v, &layer, &x_grid) + f32::from(x), &out, x_grid.scale, low, high)
             })
             .collect();
-        let fused_dequantized: Vec<f32> = fused.iter().map(|&q| dequantize(q, &grid)).collect();
+        let fused_dequantized: Vec<f32> = fused.iter().map(|&q| back_behind_layer(q, &grid)).collect();
         for kernels in Kernels::available() {
             let name = kernels.name();
             let pictures = Pictures { x: &float.x, dims: float.case.dims, padding: 0.0 };

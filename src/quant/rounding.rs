@@ -104,6 +104,14 @@ impl FakeQuantize {
         }
     }
 
+    /// The scale from integers back, where a layer without a zero point writes for somebody in fp32: `(h − l) / 255`, of which
+    /// oneDNN is given the reciprocal, too. With a zero point, and where others read the integers, they are dequantized apart
+    /// from it, as ONNX has it.
+    #[inline(always)]
+    pub fn back(grid: &Affine) -> f32 {
+        if grid.zero_point == 0 { 1.0 / (1.0 / (255.0 * grid.scale / 255.0)) } else { grid.scale }
+    }
+
     /// `fma(x, scale, offset)`, rounded once.
     #[inline(always)]
     pub fn steps(&self, x: f32) -> f32 {
