@@ -165,5 +165,5 @@ if __name__ == "__main__":
     EXACT = any(flag in pathlib.Path("/proc/cpuinfo").read_text() for flag in ["avx512_vnni", "avx_vnni"])
     with tempfile.TemporaryDirectory() as folder:
         FOLDER = pathlib.Path(folder)
-        MADE = [(residuals(), [[], ["stem"], ["inner"], ["outer"], ["active"]]), (linears(), [[]])]
+        MADE = [(residuals(), [[], ["stem"], ["back"], ["inner"], ["outer"]]), (linears(), [[]])]
         main("--write" in sys.argv[2:])
