@@ -62,8 +62,8 @@ pub(super) fn compile(engine: &Engine, quantization: &[Option<GroupQuantization>
 }
 
 /// For each addition, its operand whose sum is not rounded before: none by `residual: rounded`, but OpenVINO rounds no sum of
-/// a convolution in integers that alone feeds an addition, of two that of the first. It adds where the other operand lies, and so keeps
-/// apart a convolution that reads that.
+/// a convolution in integers that alone feeds an addition, of two that of the first. It adds where the other operand lies,
+/// and so keeps apart a convolution that reads that.
 fn unrounded(graph: &Graph, groups: &Groups, quantization: &[Option<GroupQuantization>]) -> Vec<Option<usize>> {
     let operand = |(group, q): (&Group, &Option<GroupQuantization>)| {
         let q = q.as_ref().filter(|_| group.fed_by.iter().any(Option::is_some))?;

@@ -48,7 +48,7 @@ impl Kernels {
             return depthwise::float(self, layer, pictures, out, parallel);
         }
         let bytes = size_of_val(packed.weights.as_slice());
-        let dense = FloatConv { layer, shape: Shape::new(&packed.geometry, pictures), x: pictures };
+        let dense = FloatConv::<false> { layer, shape: Shape::new(&packed.geometry, pictures), x: pictures };
         dense.shape.run(self, bytes, out, parallel, |part, target| float_part(self, &dense, part, target));
     }
 
@@ -68,8 +68,8 @@ impl Kernels {
         assert_eq!(packed.geometry.groups, 1, "chains are of one group");
         let layer = self.float_layer(packed, epilogue, None, &out);
         let bytes = size_of_val(packed.weights.as_slice());
-        let dense = ByChannel(FloatConv { layer, shape: Shape::new(&packed.geometry, pictures), x: pictures });
-        dense.0.shape.run(self, bytes, out, parallel, |part, target| by_channel_part(self, &dense, part, target));
+        let dense = FloatConv::<true> { layer, shape: Shape::new(&packed.geometry, pictures), x: pictures };
+        dense.shape.run(self, bytes, out, parallel, |part, target| by_channel_part(self, &dense, part, target));
     }
 
     fn float_layer<'a>(
@@ -414,7 +414,8 @@ fn equal_block<'a, W>(geometry: &Geometry, packed: &'a [W], block: usize, [lanes
 
 type Sum<S, D> = <<D as Dense<S>>::Layer as Epilogue<S>>::Sum;
 
-struct FloatConv<'a> {
+/// A convolution in f32, with one chain of products or one for each input channel.
+struct FloatConv<'a, const BY_CHANNEL: bool> {
     layer: FloatLayer<'a>,
     shape: Shape<'a>,
     x: Pictures<'a, f32>,
@@ -426,11 +427,12 @@ struct IntegerConv<'a> {
     x: Pictures<'a, u8>,
 }
 
-impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
+impl<'a, S: Simd, const BY_CHANNEL: bool> Dense<S> for FloatConv<'a, BY_CHANNEL> {
     type Layer = FloatLayer<'a>;
     type X = f32;
+    /// With the number of chains, between which its products take turns.
     type Block<'b>
-        = &'b [f32]
+        = (&'b [f32], usize)
     where
         Self: 'b;
     const STEP: usize = 1;
@@ -456,95 +458,10 @@ impl<'a, S: Simd> Dense<S> for FloatConv<'a> {
     }
 
     #[inline(always)]
-    fn block<'b>(&'b self, _: &[Run], block: usize) -> &'b [f32] {
+    fn block<'b>(&'b self, _: &[Run], block: usize) -> (&'b [f32], usize) {
         let packed = self.layer.packed;
-        equal_block(&packed.geometry, packed.weights.as_slice(), block, [2 * S::WIDTH, 1])
-    }
-
-    #[inline(always)]
-    fn weights(block: &&[f32]) -> Range<*const u8> {
-        bytes(block)
-    }
-
-    #[inline(always)]
-    unsafe fn start(&self, channels: &FloatChannels<S>, _: &[usize], _: usize, _: usize) -> [S::F; 2] {
-        // SAFETY: the caller's promise. What is left out is 0.
-        unsafe { <FloatLayer<'_> as Epilogue<S>>::start(channels) }
-    }
-
-    #[inline(always)]
-    unsafe fn tile<const P: usize, const V: usize>(
-        block: &&[f32],
-        runs: &[Run],
-        mut ahead: Ahead,
-        start: [S::F; 2],
-        pixels: [*const f32; P],
-    ) -> [[S::F; 2]; P] {
-        // SAFETY: the caller's promise: `products` elements at each run of each pixel, and as many times two vectors of
-        // weights.
-        unsafe {
-            let mut sums = [start; P];
-            for run in runs {
-                let mut w = block.as_ptr().add(run.product * 2 * S::WIDTH);
-                let mut x = pixels;
-                for p in 0..P {
-                    x[p] = x[p].wrapping_offset(run.at);
-                }
-                for product in 0..run.products {
-                    ahead.next::<S>();
-                    let first = S::load(w);
-                    let second = if V == 2 { S::load(w.add(S::WIDTH)) } else { first };
-                    for p in 0..P {
-                        let v = S::splat(*x[p].add(product));
-                        sums[p][0] = S::fma(v, first, sums[p][0]);
-                        if V == 2 {
-                            sums[p][1] = S::fma(v, second, sums[p][1]);
-                        }
-                    }
-                    w = w.add(2 * S::WIDTH);
-                }
-            }
-            settle(&sums)
-        }
-    }
-}
-
-/// A convolution whose chains are those of single input channels.
-struct ByChannel<'a>(FloatConv<'a>);
-
-impl<'a, S: Simd> Dense<S> for ByChannel<'a> {
-    type Layer = FloatLayer<'a>;
-    type X = f32;
-    /// With the number of input channels.
-    type Block<'b>
-        = (&'b [f32], usize)
-    where
-        Self: 'b;
-    const STEP: usize = 1;
-
-    #[inline(always)]
-    fn layer(&self) -> &Self::Layer {
-        &self.0.layer
-    }
-
-    #[inline(always)]
-    fn shape(&self) -> &Shape<'_> {
-        &self.0.shape
-    }
-
-    #[inline(always)]
-    fn stored(&self) -> Option<&[f32]> {
-        Some(self.0.x.x)
-    }
-
-    #[inline(always)]
-    fn copy(&self, part: &Part, slack: usize) -> Vec<f32> {
-        Dense::<S>::copy(&self.0, part, slack)
-    }
-
-    #[inline(always)]
-    fn block<'b>(&'b self, runs: &[Run], block: usize) -> (&'b [f32], usize) {
-        (Dense::<S>::block(&self.0, runs, block), self.0.shape.geometry.in_channels)
+        let chains = if BY_CHANNEL { packed.geometry.in_channels } else { 1 };
+        (equal_block(&packed.geometry, packed.weights.as_slice(), block, [2 * S::WIDTH, 1]), chains)
     }
 
     #[inline(always)]
@@ -560,37 +477,42 @@ impl<'a, S: Simd> Dense<S> for ByChannel<'a> {
 
     #[inline(always)]
     unsafe fn tile<const P: usize, const V: usize>(
-        &(block, channels): &(&[f32], usize),
+        &(block, chains): &(&[f32], usize),
         runs: &[Run],
         mut ahead: Ahead,
         start: [S::F; 2],
         pixels: [*const f32; P],
     ) -> [[S::F; 2]; P] {
-        // SAFETY: the caller's promise: `products` elements at each run of each pixel, which are taps of all channels, and as
-        // many times two vectors of weights.
+        // Known where this is compiled, if there is but one.
+        let chains = if BY_CHANNEL { chains } else { 1 };
+        // SAFETY: the caller's promise: `products` elements at each run of each pixel, and as many times two vectors of
+        // weights. Runs are of whole taps, and these of as many elements as there are chains.
         unsafe {
             let mut totals = [start; P];
-            for channel in 0..channels {
+            for chain in 0..chains {
                 let mut sums = [start; P];
                 for run in runs {
-                    let mut w = block.as_ptr().add((run.product + channel) * 2 * S::WIDTH);
+                    let mut w = block.as_ptr().add((run.product + chain) * 2 * S::WIDTH);
                     let mut x = pixels;
                     for p in 0..P {
-                        x[p] = x[p].wrapping_offset(run.at + channel as isize);
+                        x[p] = x[p].wrapping_offset(run.at + chain as isize);
                     }
-                    for tap in 0..run.products / channels {
+                    for product in 0..run.products / chains {
                         ahead.next::<S>();
                         let first = S::load(w);
                         let second = if V == 2 { S::load(w.add(S::WIDTH)) } else { first };
                         for p in 0..P {
-                            let v = S::splat(*x[p].add(tap * channels));
+                            let v = S::splat(*x[p].add(product * chains));
                             sums[p][0] = S::fma(v, first, sums[p][0]);
                             if V == 2 {
                                 sums[p][1] = S::fma(v, second, sums[p][1]);
                             }
                         }
-                        w = w.wrapping_add(channels * 2 * S::WIDTH);
+                        w = w.wrapping_add(chains * 2 * S::WIDTH);
                     }
+                }
+                if !BY_CHANNEL {
+                    return settle(&sums);
                 }
                 let sums = settle(&sums);
                 for p in 0..P {
@@ -799,16 +721,16 @@ pub(super) fn part_body<S: Simd, D: Dense<S>>(dense: &D, part: &Part, target: Ta
 }
 
 #[inline(always)]
-fn float_part_body<S: Simd>(conv: &FloatConv<'_>, part: &Part, target: Target) {
+fn float_part_body<S: Simd>(conv: &FloatConv<'_, false>, part: &Part, target: Target) {
     part_body::<S, _>(conv, part, target);
 }
-dispatch!(fn float_part(conv: &FloatConv<'_>, part: &Part, target: Target) -> () = float_part_body);
+dispatch!(fn float_part(conv: &FloatConv<'_, false>, part: &Part, target: Target) -> () = float_part_body);
 
 #[inline(always)]
-fn by_channel_part_body<S: Simd>(conv: &ByChannel<'_>, part: &Part, target: Target) {
+fn by_channel_part_body<S: Simd>(conv: &FloatConv<'_, true>, part: &Part, target: Target) {
     part_body::<S, _>(conv, part, target);
 }
-dispatch!(fn by_channel_part(conv: &ByChannel<'_>, part: &Part, target: Target) -> () = by_channel_part_body);
+dispatch!(fn by_channel_part(conv: &FloatConv<'_, true>, part: &Part, target: Target) -> () = by_channel_part_body);
 
 #[inline(always)]
 fn integer_part_body<S: Simd>(conv: &IntegerConv<'_>, part: &Part, target: Target) {
